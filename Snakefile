@@ -1,0 +1,31 @@
+"""From prompts to divergence statistics: a triple for each run, checked, compared, drawn and summarized."""
+
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+configfile: "config/config.yaml"
+
+
+# results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
+# results/{experiment}/{run}.validation.json | .divergence.csv
+# results/{experiment}/plots/{figure}.png | .svg
+# results/{experiment}/summary.csv
+# logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
+wildcard_constraints:
+    experiment=r"[A-Za-z0-9][\w.-]*",
+    run=r"\d{5}",
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/generate.smk"
+include: "workflow/rules/validate.smk"
+include: "workflow/rules/divergence.smk"
+include: "workflow/rules/plot.smk"
+include: "workflow/rules/summarize.smk"
+
+
+rule all:
+    input:
+        expand(rules.summarize.output.summary, experiment=config["experiments"]),

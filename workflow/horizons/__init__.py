@@ -1,0 +1,1 @@
+"""How the predictions of masked diffusion language models change as the text before them is revealed."""

@@ -1,0 +1,96 @@
+"""The files of a run on disk: their names, the results object, checksums, safe replacement. No torch."""
+
+import gzip
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from horizons.errors import UserError
+
+MAX_HEADER_SIZE = 100_000_000  # of the safetensors format, in bytes
+# safetensors' name of a dtype, torch's, and the bytes of a number
+DTYPES = {"F64": ("float64", 8), "F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2)}
+
+
+def entry_key(sample_idx: int, entry_idx: int) -> str:
+    """The name of an entry's tensor in the safetensors file."""
+    return f"sample_{sample_idx}_entry_{entry_idx}"
+
+
+def run_number(results_file: Path) -> str:
+    """`00000` of `00000.json.gz`."""
+    return results_file.name.removesuffix(".gz").removesuffix(".json")
+
+
+def run_paths(results_file: Path) -> tuple[Path, Path]:
+    """The paths of the logits and of the metadata beside `{run}.json.gz`."""
+    run = run_number(results_file)
+    return results_file.with_name(f"{run}.safetensors"), results_file.with_name(f"{run}.metadata.json")
+
+
+def sibling(results_file: Path, name: object) -> Path:
+    """The file beside `results_file` that it names. Raises UserError for one that is, or leads, anywhere else."""
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
+        raise UserError(f"{results_file}: names {name!r}; it must be a file beside it, without a folder")
+    path = results_file.with_name(name)
+    if path.is_symlink() and path.resolve().parent != results_file.resolve().parent:
+        raise UserError(f"{path}: is a link that leads out of its folder; put the file itself there")
+    return path
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write a results object as gzipped JSON, the same bytes for the same object; whole or not at all."""
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
+                compressed.write(json.dumps(results, ensure_ascii=False, indent=1).encode())
+            flush(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_results(results_file: Path) -> dict[str, Any]:
+    """The results object of a run. Raises UserError where it can't be read."""
+    try:
+        with gzip.open(results_file) as file:
+            return json.load(file)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{results_file}: can't be read as gzipped JSON: {error}") from error
+
+
+def results_checksum(results: dict[str, Any]) -> str:
+    """The SHA-256 of a results object, its own `checksums.results` left out."""
+    saved = results["saved_logits_metadata"]
+    checksums = {name: value for name, value in saved["checksums"].items() if name != "results"}
+    content = results | {"saved_logits_metadata": saved | {"checksums": checksums}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def temporary_path(path: Path) -> Path:
+    """The name a file has until it is whole."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def flush(file: IO[bytes]) -> None:
+    """Bring what was written to a file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,180 @@
+"""The numbers that compare predictions: maths on tensors of logits.
+
+`p` is the softmax of the first argument, `q` of the second, the later or final one; natural logarithms, so divergences
+are in nats. Everything upcasts before the softmax, which in bfloat16 is off by up to several hundred per cent over a
+real vocabulary, and works over the last axis.
+
+The first half says what the numbers are, one function each. The second half, `summarize_logits` and `compare`, gives
+all of them at once with the intermediate results shared; `tests/unit/test_metrics.py` holds the two to each other.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+# How many of the largest logits `top_candidates` looks at; more than the five that are asked for, to see ties.
+CANDIDATES = 16
+# The largest logits lie in the blocks with the largest maxima, and a maximum is found far faster than an order.
+TOP_BLOCK = 64
+
+
+def upcast(logits: torch.Tensor) -> torch.Tensor:
+    """The logits in float64 if they are that already, else in float32."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def kl_divergence(logits: torch.Tensor, final_logits: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) in nats: (..., vocab_size) twice -> (...). Infinite where p has weight that q has not."""
+    log_p, log_q = upcast(logits).log_softmax(-1), upcast(final_logits).log_softmax(-1)
+    divergence = _expectation(log_p, log_p - log_q).clamp(min=0.0)
+    # Said apart, for a weight can be positive and yet underflow to 0, and 0 * inf is NaN.
+    lacks_support = ((log_p > -math.inf) & (log_q == -math.inf)).any(-1)
+    return divergence.masked_fill(lacks_support, math.inf)
+
+
+def js_divergence(logits: torch.Tensor, final_logits: torch.Tensor) -> torch.Tensor:
+    """Jensen-Shannon divergence in nats, in [0, ln 2]: (..., vocab_size) twice -> (...).
+
+    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 (Lin 1991). Finite for any two distributions.
+    """
+    log_p, log_q = upcast(logits).log_softmax(-1), upcast(final_logits).log_softmax(-1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    halves = _expectation(log_p, log_p - log_m) + _expectation(log_q, log_q - log_m)
+    return (halves / 2).clamp(0.0, math.log(2))
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of p in nats: (..., vocab_size) -> (...)."""
+    log_p = upcast(logits).log_softmax(-1)
+    return (-_expectation(log_p, log_p)).clamp(min=0.0)
+
+
+def top_k_agreement(logits: torch.Tensor, final_logits: torch.Tensor, k: int = 5) -> torch.Tensor:
+    """Shared members of the k largest, divided by k: (..., vocab_size) twice -> (...)."""
+    k = min(k, logits.shape[-1])
+    first, second = (_sorted_ids(upcast(each), k) for each in (logits, final_logits))
+    return (first[..., :, None] == second[..., None, :]).any(-1).float().mean(-1)
+
+
+def _expectation(log_p: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Sum of p * values; a probability of exactly 0 contributes nothing, whatever its value."""
+    return (log_p.exp() * values).masked_fill(log_p == -math.inf, 0.0).sum(-1)
+
+
+def _sorted_ids(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Token ids (..., k) of the largest logits, largest first; among equals the lower id comes first."""
+    return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+class Summary(NamedTuple):
+    """n predictions, and what their comparisons share. Logits are centred: the largest of a row is 0."""
+
+    logits: torch.Tensor  # (n, vocab_size)
+    probabilities: torch.Tensor  # (n, vocab_size)
+    log_normalizer: torch.Tensor  # (n,), the logsumexp of the centred logits
+    entropy: torch.Tensor  # (n,), nats
+    top_logits: torch.Tensor  # (n, k), the largest, not centred, descending
+    top_ids: torch.Tensor  # (n, k), among equals the lower id first
+
+    def rows(self, index: torch.Tensor) -> "Summary":
+        """Some of the predictions."""
+        return Summary(*(values[index] for values in self))
+
+
+def summarize_logits(logits: torch.Tensor) -> Summary:
+    """Logits (n, vocab_size) of any dtype -> what `describe` and `compare` need of them."""
+    logits = upcast(logits)
+    top_logits, top_ids = top_candidates(logits)
+    centred = logits - top_logits[:, :1]
+    probabilities = centred.exp()
+    total = probabilities.sum(-1, keepdim=True)
+    probabilities /= total
+    log_normalizer = total.log().squeeze(-1)
+    spread = log_normalizer - _dot(probabilities, centred)
+    spread = _recompute(spread, lambda rows: entropy(logits[rows].double()))
+    return Summary(centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids)
+
+
+def describe(predictions: Summary, token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What n predictions say by themselves and of the tokens committed, token_ids (n,): each number (n,)."""
+    chosen = predictions.logits.gather(-1, token_ids[:, None])
+    best = predictions.top_logits
+    return {
+        "entropy": predictions.entropy,
+        "confidence": (-predictions.log_normalizer).exp(),
+        "margin": best[:, 0] - best[:, 1] if best.shape[1] > 1 else torch.full_like(best[:, 0], math.inf),
+        "final_token_probability": predictions.probabilities.gather(-1, token_ids[:, None]).squeeze(-1),
+        "final_token_rank": (predictions.logits > chosen).sum(-1),
+        "top1_token_id": predictions.top_ids[:, 0],
+    }
+
+
+def compare(predictions: Summary, finals: Summary) -> dict[str, torch.Tensor]:
+    """n predictions with the n final predictions of their positions: each number (n,), divergences in nats."""
+    p, q = predictions.probabilities, finals.probabilities
+    difference = predictions.logits - finals.logits
+    shift = predictions.log_normalizer - finals.log_normalizer
+    kl = _dot(p, difference) - shift
+    kl_reverse = shift - _dot(q, difference)
+    # The floor keeps the logarithm finite where both are 0; what it adds is below 1e-30.
+    middle = (p + q).mul_(0.5).clamp_(min=torch.finfo(p.dtype).tiny)
+    js = -_dot(middle, middle.log()) - (predictions.entropy + finals.entropy) / 2
+
+    def exactly(function, first, second):  # noqa: ANN001, ANN202
+        return lambda rows: function(first.logits[rows].double(), second.logits[rows].double())
+
+    # A logit of -inf makes the fast way NaN or infinite, rightly or not; those rows are done as defined.
+    kl = _recompute(kl, exactly(kl_divergence, predictions, finals))
+    kl_reverse = _recompute(kl_reverse, exactly(kl_divergence, finals, predictions))
+    js = _recompute(js, exactly(js_divergence, predictions, finals))
+    k = min(5, p.shape[-1])
+    shared = predictions.top_ids[:, :k, None] == finals.top_ids[:, None, :k]
+    return {
+        "kl": kl.clamp(min=0.0),
+        "kl_reverse": kl_reverse.clamp(min=0.0),
+        "js": js.clamp(0.0, math.log(2)),
+        "top1_agreement": (predictions.top_ids[:, 0] == finals.top_ids[:, 0]).float(),
+        "top5_agreement": shared.any(-1).float().sum(-1) / k,
+    }
+
+
+def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest logits of (n, vocab_size) and their ids, each (n, k), in order; the first five are exact under ties.
+
+    Looks only into the blocks with the largest maxima; a row where something outside them could tie with the fifth
+    place is sorted whole.
+    """
+    n, vocab_size = logits.shape
+    k = min(CANDIDATES, vocab_size)
+    whole = vocab_size - vocab_size % TOP_BLOCK
+    if whole < 4 * CANDIDATES * TOP_BLOCK:
+        ids = _sorted_ids(logits, k)
+        return logits.gather(-1, ids), ids
+    blocks = logits[:, :whole].unflatten(-1, (-1, TOP_BLOCK))
+    maxima, best_blocks = blocks.amax(-1).topk(CANDIDATES)
+    inside = torch.arange(TOP_BLOCK, device=logits.device)
+    candidates = (best_blocks[:, :, None] * TOP_BLOCK + inside).flatten(1)
+    rest = torch.arange(whole, vocab_size, device=logits.device).expand(n, -1)
+    candidates = torch.cat([candidates.sort(-1).values, rest], dim=-1)
+    values = logits.gather(-1, candidates)
+    order = _sorted_ids(values, k)
+    values, ids = values.gather(-1, order), candidates.gather(-1, order)
+    unsure = (maxima[:, -1] >= values[:, 4]).nonzero().squeeze(-1)
+    if len(unsure):
+        ids[unsure] = _sorted_ids(logits[unsure], k)
+        values[unsure] = logits[unsure].gather(-1, ids[unsure])
+    return values, ids
+
+
+def _dot(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Dot product of each row, (n, vocab_size) twice -> (n,), without a matrix in between."""
+    return torch.bmm(first[:, None, :], second[:, :, None]).flatten()
+
+
+def _recompute(values: torch.Tensor, exact) -> torch.Tensor:  # noqa: ANN001
+    """The values (n,), those that are not finite replaced by what `exact` gives for their rows."""
+    rows = (~values.isfinite()).nonzero().squeeze(-1)
+    if len(rows):
+        values[rows] = exact(rows).to(values.dtype)
+    return values

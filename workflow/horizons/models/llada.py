@@ -1,0 +1,109 @@
+"""LLaDA 1.0 and 1.5: a Llama with bidirectional attention, under other names.
+
+transformers' own `LlamaForCausalLM` computes exactly what the published code computes, and unlike that code runs on
+current transformers.
+"""
+
+import re
+from typing import Any
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from horizons.models.base import Checkpoint, Family
+
+# The switches of LLaDA's config for which its block is exactly Llama's, and the value each must have (or lack).
+REQUIRED_SWITCHES: dict[str, object] = {
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_layer_norm": False,
+    "bias_for_layer_norm": False,
+    "block_group_size": 1,
+    "block_type": "llama",
+    "clip_qkv": None,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "multi_query_attention": None,
+    "rope": True,
+    "scale_logits": False,
+}
+REQUIRED_KEYS = ["d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length", "rope_theta"]
+
+# LLaDA's name of each weight, and Llama's; {} stands for the number of the block.
+WEIGHT_NAMES = {
+    "model.transformer.wte.weight": "model.embed_tokens.weight",
+    "model.transformer.blocks.{}.attn_norm.weight": "model.layers.{}.input_layernorm.weight",
+    "model.transformer.blocks.{}.q_proj.weight": "model.layers.{}.self_attn.q_proj.weight",
+    "model.transformer.blocks.{}.k_proj.weight": "model.layers.{}.self_attn.k_proj.weight",
+    "model.transformer.blocks.{}.v_proj.weight": "model.layers.{}.self_attn.v_proj.weight",
+    "model.transformer.blocks.{}.attn_out.weight": "model.layers.{}.self_attn.o_proj.weight",
+    "model.transformer.blocks.{}.ff_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
+    "model.transformer.blocks.{}.ff_proj.weight": "model.layers.{}.mlp.gate_proj.weight",
+    "model.transformer.blocks.{}.up_proj.weight": "model.layers.{}.mlp.up_proj.weight",
+    "model.transformer.blocks.{}.ff_out.weight": "model.layers.{}.mlp.down_proj.weight",
+    "model.transformer.ln_f.weight": "model.norm.weight",
+    "model.transformer.ff_out.weight": "lm_head.weight",
+}
+
+
+def load(checkpoint: Checkpoint) -> Family:
+    """Load a LLaDA checkpoint into `LlamaForCausalLM`."""
+    try:
+        config = llama_config(checkpoint.config)
+    except ValueError as error:
+        raise checkpoint.refuse(error) from error
+    patterns = {
+        "^" + re.escape(llada).replace(r"\{\}", r"(\d+)") + "$": llama.replace("{}", r"\1")
+        for llada, llama in WEIGHT_NAMES.items()
+    }
+    network = LlamaForCausalLM.from_pretrained(
+        checkpoint.folder,
+        config=config,
+        key_mapping=patterns,
+        dtype=checkpoint.dtype,
+        device_map=checkpoint.device_map,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    return Family(network, context_length=config.max_position_embeddings)
+
+
+def llama_config(config: dict[str, Any]) -> LlamaConfig:
+    """The `LlamaConfig` with which `LlamaForCausalLM` computes what LLaDA's published code computes.
+
+    Raises ValueError, naming the key, where `config` lacks one or has a switch that this mapping is not right for.
+    """
+    for key in REQUIRED_KEYS:
+        if config.get(key) is None:
+            raise ValueError(f"{key} is missing")
+    for key, required in REQUIRED_SWITCHES.items():
+        value = config.get(key)
+        if value is not None and value != required and not (value is False and required is None):
+            raise ValueError(f"{key} is {value!r}; only {required!r} is supported")
+    intermediate_size = config.get("mlp_hidden_size") or config.get("mlp_ratio", 4) * config["d_model"]
+    return LlamaConfig(
+        vocab_size=config.get("embedding_size") or config["vocab_size"],
+        hidden_size=config["d_model"],
+        intermediate_size=intermediate_size,
+        num_hidden_layers=config["n_layers"],
+        num_attention_heads=config["n_heads"],
+        num_key_value_heads=config.get("n_kv_heads") or config["n_heads"],
+        max_position_embeddings=config["max_sequence_length"],
+        rms_norm_eps=config.get("rms_norm_eps", 1e-5),
+        rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+        tie_word_embeddings=config.get("weight_tying", False),
+        attention_bias=False,
+        mlp_bias=False,
+        pad_token_id=None,  # else the embedding of LLaDA's pad, which is its end-of-text, would not be trained
+        is_causal=False,
+    )
+
+
+def llada_weight_name(llama_name: str) -> str:
+    """The name that a LLaDA checkpoint gives a weight of `LlamaForCausalLM`. Raises KeyError for an unknown name."""
+    number = re.search(r"\.(\d+)\.", llama_name)
+    llada_names = {llama: llada for llada, llama in WEIGHT_NAMES.items()}
+    if number is None:
+        return llada_names[llama_name]
+    return llada_names[llama_name.replace(number.group(), ".{}.")].format(number.group(1))

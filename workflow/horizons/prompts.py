@@ -1,0 +1,88 @@
+"""The prompts of a dataset: JSONL, one object a line, checked line by line. No torch."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from horizons.config import Dataset
+from horizons.errors import UserError
+
+
+class Prompt(NamedTuple):
+    """One line of a prompt file: either chat messages or plain text, and what is known of the answer."""
+
+    id: str
+    messages: list[dict[str, str]] | None
+    text: str | None
+    label: str | None
+    task: str | None
+
+
+def load_prompts(dataset: Dataset) -> list[Prompt]:
+    """The prompts of a dataset, in file order, of the task and up to the limit that it asks for.
+
+    Raises UserError, naming the file and the line, where a line is not a prompt or an id stands twice.
+    """
+    path = Path(dataset.path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}; check dataset.path") from error
+    prompts: list[Prompt] = []
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        prompt = _parse(line, f"{path}: line {number}")
+        if prompt.id in line_of:
+            raise UserError(f"{path}: line {number}: id {prompt.id!r} stands in line {line_of[prompt.id]} already")
+        line_of[prompt.id] = number
+        if dataset.task is None or prompt.task == dataset.task:
+            prompts.append(prompt)
+    if not prompts:
+        wanted = "prompt" if dataset.task is None else f"prompt with task {dataset.task!r} (dataset.task)"
+        raise UserError(f"{path}: holds no {wanted}")
+    return prompts[: dataset.limit]
+
+
+def _parse(line: bytes, where: str) -> Prompt:
+    try:
+        content = json.loads(line.decode("utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not a JSON object in UTF-8: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: not a JSON object but {type(content).__name__}")
+    unknown = sorted(set(content) - {"id", "messages", "prompt", "label", "task"})
+    if unknown:
+        raise UserError(f"{where}: {unknown[0]!r} is not a known key; known are id, messages, prompt, label, task")
+    if not isinstance(content.get("id"), str) or not content["id"]:
+        raise UserError(f"{where}: id is {content.get('id')!r}; it must be a string that is not empty")
+    for key in ("label", "task"):
+        if not isinstance(content.get(key), str | None):
+            raise UserError(f"{where}: {key} is {content[key]!r}; it must be a string")
+    if ("messages" in content) == ("prompt" in content):
+        raise UserError(f"{where}: a prompt has either messages or prompt")
+    if "prompt" in content and (not isinstance(content["prompt"], str) or not content["prompt"]):
+        raise UserError(f"{where}: prompt is {content['prompt']!r}; it must be text that is not empty")
+    if "messages" in content:
+        _check_messages(content["messages"], where)
+    _check_unicode(content, where)
+    return Prompt(*(content.get(key) for key in ("id", "messages", "prompt", "label", "task")))
+
+
+def _check_messages(messages: Any, where: str) -> None:  # noqa: ANN401, from JSON
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{where}: messages must be a list of at least one object with role and content")
+    for message in messages:
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise UserError(f"{where}: a message is an object with role and content, and nothing else")
+        if not all(isinstance(value, str) for value in message.values()) or not message["content"]:
+            raise UserError(f"{where}: role and content must be text, and content not empty")
+
+
+def _check_unicode(content: dict[str, Any], where: str) -> None:
+    """JSON can spell half of a surrogate pair, which no UTF-8 file can hold."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: holds a lone surrogate, which is not a character") from error

@@ -1,0 +1,335 @@
+"""The three files of a run: results, logits and their metadata; written together, read mapped."""
+
+import json
+import mmap
+import os
+import warnings
+from collections.abc import Iterator, Mapping, MutableMapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from horizons.errors import UserError
+from horizons.files import (
+    DTYPES,
+    MAX_HEADER_SIZE,
+    entry_key,
+    flush,
+    read_results,
+    results_checksum,
+    run_paths,
+    sha256,
+    sibling,
+    sync_folder,
+    temporary_path,
+    write_results,
+)
+from horizons.schedule import entries_of_sample
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`bfloat16` of `torch.bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def safetensors_header(num_samples: int, entries_per_sample: int, vocab_size: int, dtype: torch.dtype) -> bytes:
+    """The first bytes of a safetensors file whose tensors, in entry order without gaps, are one matrix.
+
+    Raises UserError where the header would be larger than the format allows.
+    """
+    row_bytes = vocab_size * dtype.itemsize
+    header_dtype = {name: header for header, (name, _) in DTYPES.items()}[dtype_name(dtype)]
+    tensors = (
+        f'"{entry_key(sample, entry)}":{{"dtype":"{header_dtype}","shape":[{vocab_size}],'
+        f'"data_offsets":[{row * row_bytes},{(row + 1) * row_bytes}]}}'
+        for row, (sample, entry) in enumerate(
+            (sample, entry) for sample in range(num_samples) for entry in range(entries_per_sample)
+        )
+    )
+    # One key at most: safetensors' own writer gives several in random order.
+    header = ('{"__metadata__":{"format":"pt"},' + ",".join(tensors) + "}").encode()
+    header += b" " * (-len(header) % 8)  # so that the data is aligned for every dtype
+    if len(header) > MAX_HEADER_SIZE:
+        shards = -(-len(header) // MAX_HEADER_SIZE) + 1
+        raise UserError(
+            f"{num_samples} prompts need a safetensors header of {len(header):,} bytes; the format allows "
+            f"{MAX_HEADER_SIZE:,}; set shards to {shards} times what it is"
+        )
+    return len(header).to_bytes(8, "little") + header
+
+
+class TripleWriter:
+    """Writes the triple of one run: logits as they are produced, in any order of samples, then everything at once.
+
+    A context manager. The files appear under their own names in `finish`; without it nothing stays behind.
+    """
+
+    def __init__(
+        self,
+        results_file: Path,
+        question_ids: list[str],
+        prompt_lengths: list[int],
+        vocab_size: int,
+        dtype: torch.dtype,
+        max_tokens: int,
+        horizons: list[int],
+    ) -> None:
+        self.results_file = results_file
+        self.logits_file, self.metadata_file = run_paths(results_file)
+        self.question_ids, self.prompt_lengths = question_ids, prompt_lengths
+        self.vocab_size, self.dtype, self.horizons = vocab_size, dtype, horizons
+        self.entries = entries_of_sample(max_tokens, horizons)
+        self._header = safetensors_header(len(question_ids), len(self.entries), vocab_size, dtype)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        self._descriptor = os.open(temporary_path(self.logits_file), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.pwrite(self._descriptor, self._header, 0)
+        os.ftruncate(self._descriptor, len(self._header) + self.num_entries * self._row_bytes)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        for path in (self.logits_file, self.metadata_file):
+            temporary_path(path).unlink(missing_ok=True)
+
+    @property
+    def num_entries(self) -> int:
+        """Entries of all samples."""
+        return len(self.question_ids) * len(self.entries)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.vocab_size * self.dtype.itemsize
+
+    def write_logits(self, sample_idx: int, first_entry: int, logits: torch.Tensor) -> None:
+        """Write the logits (entries, vocab_size) of consecutive entries of one sample."""
+        data = memoryview(logits.to(self.dtype).contiguous().view(torch.uint8).numpy()).cast("B")
+        row = sample_idx * len(self.entries) + first_entry
+        offset = len(self._header) + row * self._row_bytes
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
+    def finish(self, results: dict[str, Any], description: dict[str, Any]) -> None:
+        """Write the metadata and the results, then give all three files their names.
+
+        `results` has the keys config, environment, metrics and outputs, the last of them last. What a reader needs
+        to find and understand the logits, `saved_logits_metadata`, is put before the outputs and into each of them;
+        `description` adds to it what the writer can't know.
+        """
+        os.fsync(self._descriptor)
+        with temporary_path(self.metadata_file).open("wb") as file:
+            file.write(b"[\n" + b",\n".join(self._metadata_lines()) + b"\n]\n")
+            flush(file)
+        reference = {"logits_file": self.logits_file.name, "horizons": self.horizons}
+        saved = {
+            "num_entries": self.num_entries,
+            **reference,
+            "metadata_file": self.metadata_file.name,
+            "vocab_size": self.vocab_size,
+            "dtype": dtype_name(self.dtype),
+            "stage": "raw",
+            **description,
+            "checksums": {
+                "algorithm": "sha256",
+                "logits": sha256(temporary_path(self.logits_file)),
+                "metadata": sha256(temporary_path(self.metadata_file)),
+            },
+        }
+        per_sample = {"saved_logits_metadata": {"num_entries": len(self.entries), **reference}}
+        outputs = [output | per_sample for output in results["outputs"]]
+        results = {key: value for key, value in results.items() if key != "outputs"}
+        results |= {"saved_logits_metadata": saved, "outputs": outputs}
+        saved["checksums"]["results"] = results_checksum(results)
+        # The results come last: who finds them finds the others.
+        for path in (self.logits_file, self.metadata_file):
+            temporary_path(path).replace(path)
+        write_results(self.results_file, results)
+        sync_folder(self.results_file.parent)
+
+    def _metadata_lines(self) -> Iterator[bytes]:
+        for sample_idx, (question_id, prompt_length) in enumerate(
+            zip(self.question_ids, self.prompt_lengths, strict=True)
+        ):
+            for entry_idx, entry in enumerate(self.entries):
+                line = {
+                    "key": entry_key(sample_idx, entry_idx),
+                    "sample_idx": sample_idx,
+                    "entry_idx": entry_idx,
+                    "question_id": question_id,
+                    "timestep": entry.timestep,
+                    "horizon": entry.horizon,
+                    "absolute_position": prompt_length + entry.relative_position,
+                    "relative_position": entry.relative_position,
+                    "last_unmasked_position": entry.last_unmasked_position,
+                }
+                yield json.dumps(line, ensure_ascii=False).encode()
+
+
+class Triple:
+    """The files of one run, opened for reading; see `open_triple`."""
+
+    def __init__(self, results_file: Path) -> None:
+        self.results_file = results_file
+        self.results = read_results(results_file)
+        self.saved = self._reference()
+        self.logits_file = sibling(results_file, self.saved["logits_file"])
+        default = f"{self.logits_file.name.removesuffix('.safetensors')}.metadata.json"
+        self.metadata_file = sibling(results_file, self.saved.get("metadata_file", default))
+        if not self.logits_file.is_file():
+            raise UserError(f"{self.logits_file}: not found; {results_file} names it as the file of its logits")
+
+    def _reference(self) -> dict[str, Any]:
+        """Where the logits are: at the top, or in files from before that, in each of the outputs."""
+        if "saved_logits_metadata" in self.results:
+            return self.results["saved_logits_metadata"]
+        for output in self.results.get("outputs", []):
+            if "saved_logits_metadata" in output:
+                return output["saved_logits_metadata"]
+        raise UserError(f"{self.results_file}: has no saved_logits_metadata; was it made with save_logits: true?")
+
+    @property
+    def horizons(self) -> list[int]:
+        """The horizons that were recorded."""
+        return self.saved["horizons"]
+
+    @cached_property
+    def metadata(self) -> list[dict[str, Any]]:
+        """One object for each entry, in the order of the rows of `logits`."""
+        if self.logits_file.suffix == ".pt":
+            return [{key: value for key, value in entry.items() if key != "logits"} for entry in self._pt_entries]
+        try:
+            return json.loads(self.metadata_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.metadata_file}: can't be read: {error}") from error
+
+    @cached_property
+    def logits(self) -> torch.Tensor:
+        """(num_entries, vocab_size), stored dtype; mapped and read-only where the file is laid out in entry order."""
+        if self.logits_file.suffix == ".pt":
+            return torch.stack([entry["logits"] for entry in self._pt_entries])
+        if "vocab_size" in self.saved:
+            shape = (self.saved["num_entries"], self.saved["vocab_size"])
+            return self._map(self._data_offset, shape, getattr(torch, self.saved["dtype"]))
+        return self._logits_in_any_order()
+
+    def sample(self, sample_idx: int) -> torch.Tensor:
+        """(entries of the sample, vocab_size): the rows of one sample, mapped like `logits`."""
+        num_samples = len(self.results["outputs"])
+        if not 0 <= sample_idx < num_samples:
+            raise IndexError(f"{self.results_file}: has no sample {sample_idx}; it has {num_samples}, from 0")
+        first, last = self._sample_rows[sample_idx]
+        return self.logits[first:last]
+
+    @cached_property
+    def _sample_rows(self) -> list[tuple[int, int]]:
+        counts = [output["saved_logits_metadata"]["num_entries"] for output in self.results["outputs"]]
+        ends = [sum(counts[: number + 1]) for number in range(len(counts))]
+        return [(end - count, end) for end, count in zip(ends, counts, strict=True)]
+
+    @cached_property
+    def _data_offset(self) -> int:
+        with self.logits_file.open("rb") as file:
+            return 8 + int.from_bytes(file.read(8), "little")
+
+    @cached_property
+    def _buffer(self) -> mmap.mmap:
+        with self.logits_file.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @cached_property
+    def _pt_entries(self) -> list[dict[str, Any]]:
+        return torch.load(self.logits_file, weights_only=True, map_location="cpu")
+
+    def _map(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        count = 1
+        for size in shape:
+            count *= size
+        if offset + count * dtype.itemsize > len(self._buffer):
+            raise UserError(f"{self.logits_file}: is too short for {shape} of {dtype}; it is damaged")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the buffer is read-only
+            return torch.frombuffer(self._buffer, dtype=dtype, count=count, offset=offset).view(shape)
+
+    def _logits_in_any_order(self) -> torch.Tensor:
+        """For files of other writers: the matrix is copied together, row by row as the metadata lists them."""
+        header = json.loads(self._buffer[8 : self._data_offset])
+        rows = []
+        for entry in self.metadata:
+            tensor = header[entry["key"]]
+            offset = self._data_offset + tensor["data_offsets"][0]
+            rows.append(self._map(offset, tuple(tensor["shape"]), getattr(torch, DTYPES[tensor["dtype"]][0])))
+        return torch.stack(rows)
+
+
+def open_triple(results_file: str | Path) -> Triple:
+    """Open the triple of a run; tensors are mapped, so opening costs next to nothing whatever their size.
+
+    Gives `.results` (dict), `.metadata` (list of dicts), `.logits` (Tensor (num_entries, vocab_size) in the stored
+    dtype) and `.sample(sample_idx)` (the rows of one sample). The tensors are read-only. Raises UserError.
+    """
+    return Triple(Path(results_file))
+
+
+class SavedEntry(MutableMapping[str, Any]):
+    """One entry: its metadata and, loaded each time it is asked for, `logits` (vocab_size,) in float32."""
+
+    __slots__ = ("_row", "_triple", "_values")
+
+    def __init__(self, metadata: Mapping[str, Any], triple: Triple, row: int) -> None:
+        self._values: dict[str, Any] = {**metadata, "logits": None}
+        self._triple = triple
+        self._row = row
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401
+        if key == "logits" and self._values["logits"] is None:
+            return self._triple.logits[self._row].to(torch.float32, copy=True)
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr({key: value for key, value in self._values.items() if key != "logits"} | {"logits": "..."})
+
+
+class SavedLogits(list[SavedEntry]):
+    """The entries of a run in entry order: a list that also finds the predictions for a position without a scan."""
+
+    def predictions(self, sample_idx: int, relative_position: int) -> list[SavedEntry]:
+        """The entries that predict one position of one sample, sorted by timestep."""
+        return self._by_position.get((sample_idx, relative_position), [])
+
+    @cached_property
+    def _by_position(self) -> dict[tuple[int, int], list[SavedEntry]]:
+        return index_by_position(self)
+
+
+def index_by_position(entries: list[SavedEntry]) -> dict[tuple[int, int], list[SavedEntry]]:
+    """Entries by (sample_idx, relative_position), each list sorted by timestep."""
+    index: dict[tuple[int, int], list[SavedEntry]] = {}
+    for entry in entries:
+        index.setdefault((entry["sample_idx"], entry["relative_position"]), []).append(entry)
+    for predictions in index.values():
+        predictions.sort(key=lambda entry: entry["timestep"])
+    return index
+
+
+def load_entries(results_file: str | Path) -> SavedLogits:
+    """Every entry of a run, in the order of the file; no tensor is read before it is asked for. Raises UserError."""
+    triple = open_triple(results_file)
+    return SavedLogits(SavedEntry(metadata, triple, row) for row, metadata in enumerate(triple.metadata))

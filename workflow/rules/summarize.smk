@@ -1,0 +1,26 @@
+"""Summarize an experiment: statistics of each run and horizon.
+
+Input: the tables and results of all its runs; the plots too, only so that who asks for the summary gets them. Output:
+`summary.csv`.
+"""
+
+
+rule summarize:
+    input:
+        tables=rules.plot.input.tables,
+        results=lambda wildcards: expand(
+            rules.generate.output.results, run=runs_of(wildcards.experiment), allow_missing=True
+        ),
+        plots=ancient(rules.plot.output),
+    output:
+        summary="results/{experiment}/summary.csv",
+    params:
+        points=lambda wildcards: points_of(wildcards.experiment),
+    log:
+        "logs/summarize/{experiment}.log",
+    benchmark:
+        "benchmarks/summarize/{experiment}.tsv"
+    conda:
+        "../envs/horizons.yaml"
+    script:
+        "../scripts/summarize.py"

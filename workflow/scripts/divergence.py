@@ -1,0 +1,14 @@
+"""Compare every prediction of one run with the final one of its position."""
+
+from pathlib import Path
+
+from horizons.logs import stage_log
+
+if __name__ == "__main__":
+    with stage_log(snakemake.log[0]):
+        import torch
+        from horizons.divergence import measure_divergence
+        from horizons.tables import write_table
+
+        torch.set_num_threads(snakemake.threads)
+        write_table(measure_divergence(snakemake.input.results), Path(snakemake.output.table))

@@ -1,0 +1,14 @@
+"""Generate one run and write its triple."""
+
+from pathlib import Path
+
+from horizons.logs import stage_log
+
+if __name__ == "__main__":
+    with stage_log(snakemake.log[0]):
+        import torch
+        from horizons.config import Run
+        from horizons.run import generate_run
+
+        torch.set_num_threads(snakemake.threads)
+        generate_run(Run.from_dict(snakemake.params.run), Path(snakemake.output.results))

@@ -1,0 +1,10 @@
+"""Check the triple of one run."""
+
+from pathlib import Path
+
+from horizons.logs import stage_log
+from horizons.validation import report_on
+
+if __name__ == "__main__":
+    with stage_log(snakemake.log[0]):
+        report_on(Path(snakemake.input.results), Path(snakemake.output.report))
