@@ -119,7 +119,11 @@ MinJobAge=3600
 MaxJobId=999999
 JobRequeue=1
 ReturnToService=2
-SlurmdTimeout=15
+# How soon a node failure is noticed: SlurmdTimeout without slurmd, or at the start
+# of the next slurmd for jobs older than BatchStartTimeout and MessageTimeout.
+SlurmdTimeout=10
+BatchStartTimeout=5
+MessageTimeout=5
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=$NODE NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$CPUS Sockets=1 CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=$memory Gres=gpu:$GPUS

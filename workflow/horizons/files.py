@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,7 +59,9 @@ def read_results(results_file: Path) -> dict[str, Any]:
     try:
         with gzip.open(results_file) as file:
             return json.load(file)
-    except (OSError, EOFError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise UserError(f"{results_file}: not found; a run's results are results/EXPERIMENT/00000.json.gz") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{results_file}: can't be read as gzipped JSON: {error}") from error
 
 

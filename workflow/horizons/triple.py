@@ -4,7 +4,7 @@ import json
 import mmap
 import os
 import warnings
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -308,24 +308,25 @@ class SavedEntry(MutableMapping[str, Any]):
 
 
 class SavedLogits(list[SavedEntry]):
-    """The entries of a run in entry order: a list that also finds the predictions for a position without a scan."""
-
-    def predictions(self, sample_idx: int, relative_position: int) -> list[SavedEntry]:
-        """The entries that predict one position of one sample, sorted by timestep."""
-        return self._by_position.get((sample_idx, relative_position), [])
+    """The entries of a run in entry order: a list that finds the predictions for a position without a scan."""
 
     @cached_property
-    def _by_position(self) -> dict[tuple[int, int], list[SavedEntry]]:
+    def index(self) -> "PositionIndex":
+        """The entries by sample and position, made when first asked for; not kept in step with later changes."""
         return index_by_position(self)
 
 
-def index_by_position(entries: list[SavedEntry]) -> dict[tuple[int, int], list[SavedEntry]]:
-    """Entries by (sample_idx, relative_position), each list sorted by timestep."""
-    index: dict[tuple[int, int], list[SavedEntry]] = {}
+PositionIndex = dict[int, dict[int, list[SavedEntry]]]
+
+
+def index_by_position(entries: Iterable[SavedEntry]) -> PositionIndex:
+    """The predictions for each relative position of each sample, sorted by timestep."""
+    index: PositionIndex = {}
     for entry in entries:
-        index.setdefault((entry["sample_idx"], entry["relative_position"]), []).append(entry)
-    for predictions in index.values():
-        predictions.sort(key=lambda entry: entry["timestep"])
+        index.setdefault(entry["sample_idx"], {}).setdefault(entry["relative_position"], []).append(entry)
+    for positions in index.values():
+        for predictions in positions.values():
+            predictions.sort(key=lambda entry: entry["timestep"])
     return index
 
 

@@ -3,8 +3,6 @@
 from functools import cache
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 from horizons.config import Run, expand_runs, load_experiment, require_experiment
 from horizons.errors import UserError
 
@@ -16,14 +14,14 @@ def runs_of(experiment: str) -> dict[str, Run]:
         path = require_experiment(experiment, Path("config"))
         return {run.number: run for run in expand_runs(load_experiment(path))}
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        raise SystemExit(str(error)) from None
 
 
 def run_of(wildcards) -> Run:
     """The run that a job's wildcards name."""
     runs = runs_of(wildcards.experiment)
     if wildcards.run not in runs:
-        raise WorkflowError(f"{wildcards.experiment} has no run {wildcards.run}; its last is {max(runs)}")
+        raise SystemExit(f"{wildcards.experiment} has no run {wildcards.run}; its last is {max(runs)}")
     return runs[wildcards.run]
 
 

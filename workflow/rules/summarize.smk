@@ -11,7 +11,7 @@ rule summarize:
         results=lambda wildcards: expand(
             rules.generate.output.results, run=runs_of(wildcards.experiment), allow_missing=True
         ),
-        plots=ancient(rules.plot.output),
+        plots=rules.plot.output,
     output:
         summary="results/{experiment}/summary.csv",
     params:

@@ -1,0 +1,65 @@
+"""Load and analyze saved logits: the Python API and the command of the user's guide.
+
+python utils/load_saved_logits.py results/baseline/00000.json.gz
+"""
+
+import argparse
+import signal
+import sys
+
+from horizons.analysis import (
+    analyze_divergence,
+    calculate_js_divergence,
+    calculate_kl_divergence,
+    calculate_top_k_agreement,
+    get_predictions_for_position,
+    print_divergence_summary,
+)
+from horizons.errors import UserError
+from horizons.triple import SavedEntry, SavedLogits, load_entries
+
+__all__ = [
+    "analyze_divergence",
+    "calculate_js_divergence",
+    "calculate_kl_divergence",
+    "calculate_top_k_agreement",
+    "get_predictions_for_position",
+    "load_logits_data",
+    "load_sample_logits",
+    "print_divergence_summary",
+]
+
+
+def load_logits_data(results_file: str) -> SavedLogits:
+    """All entries of a run as mutable mappings; `entry["logits"]` (vocab_size,) float32 is read when it is asked for.
+
+    Raises UserError where the files are missing or can't be read.
+    """
+    return load_entries(results_file)
+
+
+def load_sample_logits(results_file: str, sample_idx: int) -> list[SavedEntry]:
+    """The entries of one sample."""
+    return [entry for entry in load_entries(results_file) if entry["sample_idx"] == sample_idx]
+
+
+def main() -> None:
+    """Print the divergence of one sample."""
+    parser = argparse.ArgumentParser(description="How far are a sample's early predictions from its latest ones?")
+    parser.add_argument("results_file", metavar="FILE", help="results of a run, such as results/baseline/00000.json.gz")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="which sample, from 0 (default: 0)")
+    parser.add_argument("--verbose", action="store_true", help="print every position, too")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it quietly
+    try:
+        logits_data = load_logits_data(arguments.results_file)
+        stats = analyze_divergence(logits_data, arguments.sample, verbose=arguments.verbose)
+    except (UserError, ValueError) as error:
+        sys.exit(f"{arguments.results_file}: {error}" if isinstance(error, ValueError) else str(error))
+    print_divergence_summary(stats)
+    samples = len({entry["sample_idx"] for entry in logits_data})
+    print(f"Sample {arguments.sample} of {samples}; --sample N shows another, from 0 to {samples - 1}")
+
+
+if __name__ == "__main__":
+    main()
