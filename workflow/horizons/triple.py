@@ -107,7 +107,9 @@ class TripleWriter:
         return self.vocab_size * self.dtype.itemsize
 
     def write_logits(self, sample_idx: int, first_entry: int, logits: torch.Tensor) -> None:
-        """Write the logits (entries, vocab_size) of consecutive entries of one sample."""
+        """Write the logits (entries, vocab_size) of consecutive entries of one sample. Raises ValueError."""
+        if logits.shape[1] != self.vocab_size or first_entry + len(logits) > len(self.entries):
+            raise ValueError(f"logits {tuple(logits.shape)} from entry {first_entry} do not fit {self.logits_file}")
         data = memoryview(logits.to(self.dtype).contiguous().view(torch.uint8).numpy()).cast("B")
         row = sample_idx * len(self.entries) + first_entry
         offset = len(self._header) + row * self._row_bytes
