@@ -25,14 +25,16 @@ def resolve_device(device: str) -> torch.device:
 
 def resolve_dtype(name: str, dtype: str, device: torch.device, config: dict[str, Any]) -> torch.dtype:
     """The dtype of the weights: for auto the checkpoint's on a GPU, float32 on the CPU."""
-    if dtype == "auto" and device.type == "cpu":
+    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
+    if not isinstance(getattr(torch, str(stored), None), torch.dtype):
+        raise UserError(f"{name}: config.json: torch_dtype is {stored!r}, which is no dtype of torch")
+    if dtype != "auto":
+        return DTYPES[dtype]
+    if device.type == "cpu":
         return torch.float32
-    wanted = (config.get("dtype") or config.get("torch_dtype") or "float32") if dtype == "auto" else dtype
-    if wanted not in DTYPES:
-        raise UserError(
-            f"{name}: config.json: torch_dtype is {wanted!r}; set model.dtype to float32, bfloat16 or float16"
-        )
-    return DTYPES[wanted]
+    if stored not in DTYPES:
+        raise UserError(f"{name}: config.json: torch_dtype is {stored!r}; set model.dtype to {', '.join(DTYPES)}")
+    return DTYPES[stored]
 
 
 def resolve_device_map(

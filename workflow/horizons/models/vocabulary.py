@@ -27,14 +27,15 @@ def load_tokenizer(checkpoint: Checkpoint, known_classes: dict[str, type]) -> An
     """The checkpoint's tokenizer. Raises UserError where it can't be loaded.
 
     `known_classes` are transformers' own tokenizers for those whose class is in the checkpoint's code, by its name.
+    transformers' own code comes first; the checkpoint's runs only where it must and is trusted.
     """
-    try:
-        tokenizer_class = known_classes.get(_class_name(checkpoint.folder), AutoTokenizer)
-        return tokenizer_class.from_pretrained(
-            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
-        )
-    except Exception as error:  # the tokenizers library has no narrower class for a damaged file
-        raise UserError(f"{checkpoint.name}: its tokenizer can't be loaded: {first_line(error)}") from error
+    for trusted in [False, True] if checkpoint.trust_remote_code else [False]:
+        try:
+            tokenizer_class = known_classes.get(_class_name(checkpoint.folder), AutoTokenizer)
+            return tokenizer_class.from_pretrained(checkpoint.folder, trust_remote_code=trusted, local_files_only=True)
+        except Exception as error:  # the tokenizers library has no narrower class for a damaged file
+            failure = error
+    raise UserError(f"{checkpoint.name}: its tokenizer can't be loaded: {first_line(failure)}") from failure
 
 
 def find_special_tokens(checkpoint: Checkpoint, tokenizer: Any, vocab_size: int) -> SpecialTokens:  # noqa: ANN401
@@ -61,8 +62,10 @@ def find_special_tokens(checkpoint: Checkpoint, tokenizer: Any, vocab_size: int)
 
 def first_line(error: Exception) -> str:
     """What an exception of a library says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _class_name(folder: Path) -> str | None:
