@@ -10,12 +10,12 @@ from huggingface_hub.utils import disable_progress_bars
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from horizons.errors import UserError
+from horizons.errors import UserError, first_line
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint, find_checkpoint, folder_checksum, read_config
 from horizons.models.padding import check_padding
 from horizons.models.placement import resolve_device, resolve_device_map, resolve_dtype
-from horizons.models.vocabulary import find_special_tokens, first_line, load_tokenizer
+from horizons.models.vocabulary import find_special_tokens, load_tokenizer
 
 # The adapter of each `model_type`, a module of this package with a function `load`. Every other masked LM that
 # transformers knows goes through `masked_lm`, and what it does not know through `remote`.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer
 
-from horizons.errors import UserError
+from horizons.errors import UserError, first_line
 from horizons.models.checkpoint import Checkpoint
 
 # Tokens that end a chat turn, which a config does not list among its end-of-text tokens.
@@ -58,14 +58,6 @@ def find_special_tokens(checkpoint: Checkpoint, tokenizer: Any, vocab_size: int)
     if mask in (pad, *eos):
         raise checkpoint.refuse(f"mask_token_id is {mask}, which is also the padding or end-of-text token")
     return SpecialTokens(mask, pad, eos, prefix, suffix)
-
-
-def first_line(error: Exception) -> str:
-    """What an exception of a library says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _class_name(folder: Path) -> str | None:
