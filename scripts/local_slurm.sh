@@ -319,14 +319,18 @@ restart_slurmd() {
     say "slurmd runs again, in $dir"
 }
 
-# As a power cut would, none of them may notice the end of another and report it:
-# Slurm would see a failed job instead of a failed node.
+# As in a power cut, none of them may live to see another one's end and report it:
+# Slurm would see a failed job instead of a failed node. A process with threads stops
+# only after a moment, and one that starts another meanwhile takes a second round.
 kill_node() {
-    local pids signal
+    local signal pids
     is_ours || die "nothing runs in $dir"
-    mapfile -t pids < <(processes 'slurmd|slurmstepd')
-    [[ ${#pids[@]} -gt 0 ]] || die "no slurmd and no job to kill in $dir"
-    for signal in STOP KILL; do kill "-$signal" "${pids[@]}" 2>/dev/null || true; done
+    for signal in STOP STOP KILL; do
+        mapfile -t pids < <(processes 'slurmd|slurmstepd')
+        [[ ${#pids[@]} -gt 0 ]] || die "no slurmd and no job to kill in $dir"
+        kill "-$signal" "${pids[@]}" 2>/dev/null || true
+        sleep 0.3
+    done
     say "killed slurmd and its jobs, restart-slurmd brings the node back"
 }
 

@@ -3,15 +3,14 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from horizons.config import Run
-from horizons.decoding import batches_by_length, check_lengths, decode_batch, sample_seed
+from horizons.config import Generation, Run
+from horizons.decoding import OnEntries, check_lengths, decode_in_batches, sample_seed
 from horizons.environment import describe_environment
 from horizons.errors import UserError
 from horizons.models import load_model
@@ -75,69 +74,31 @@ def logits_dtype(wanted: str, computed: torch.dtype) -> torch.dtype:
 def decode_samples(
     model: CheckpointModel,
     token_ids: list[list[int]],
-    settings: Any,  # noqa: ANN401
+    settings: Generation,
     seeds: list[int],
-    write_logits: Callable[[int, int, torch.Tensor], None] | None = None,
+    write_logits: OnEntries | None = None,
 ) -> list[list[int]]:
-    """The committed tokens of every sample, in prompt order.
+    """The committed tokens of every sample, in prompt order; says on standard error and in the log how far it is.
 
     With `write_logits(sample, first_entry, logits)`, consecutive entries of a sample are handed over as they are
-    produced. A batch that does not fit the GPU's memory is done again in halves.
+    produced.
     """
     tokens: list[list[int]] = [[] for _ in token_ids]
-    queue = batches_by_length(token_ids, settings.batch_size)
-    start = time.monotonic()
-    progress = tqdm(total=len(token_ids), desc="generate", unit="sample", file=sys.stderr, disable=None)
-    done = 0
-    while queue:
-        batch = queue.pop(0)
-        try:
-            batch_tokens = _decode_one(model, batch, token_ids, settings, seeds, write_logits)
-        except torch.cuda.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise UserError(
-                    f"CUDA out of memory with a batch of one prompt: {str(error).splitlines()[0]}"
-                ) from error
-            middle = len(batch) // 2
-            logger.warning("CUDA out of memory with %d prompts together; going on with %d", len(batch), middle)
-            torch.cuda.empty_cache()
-            queue[:0] = [batch[:middle], batch[middle:]]
-            continue
-        for row, sample in enumerate(batch):
-            tokens[sample] = batch_tokens[row].tolist()
-        done += len(batch)
-        speed = done * settings.max_tokens / (time.monotonic() - start)
-        progress.update(len(batch))
-        progress.set_postfix_str(f"{speed:.0f} tokens/s")
-        logger.info("%d of %d samples, %.0f tokens a second", done, len(token_ids), speed)
-    progress.close()
+    start, done = time.monotonic(), 0
+    watched = sys.stderr.isatty()
+    with tqdm(total=len(token_ids), desc="generate", unit="sample", disable=not watched) as progress:
+        for batch, batch_tokens in decode_in_batches(model, token_ids, settings, seeds, write_logits):
+            for sample, sample_tokens in zip(batch, batch_tokens.tolist(), strict=True):
+                tokens[sample] = sample_tokens
+            done += len(batch)
+            speed = done * settings.max_tokens / (time.monotonic() - start)
+            line = f"{done} of {len(token_ids)} samples, {speed:.0f} tokens a second"
+            logger.info(line)
+            progress.update(len(batch))
+            progress.set_postfix_str(f"{speed:.0f} tokens/s")
+            if not watched:
+                print(f"generate: {line}", file=sys.stderr, flush=True)
     return tokens
-
-
-def _decode_one(
-    model: CheckpointModel,
-    batch: list[int],
-    token_ids: list[list[int]],
-    settings: Any,  # noqa: ANN401
-    seeds: list[int],
-    write_logits: Callable[[int, int, torch.Tensor], None] | None,
-) -> torch.Tensor:
-    next_entry = 0
-
-    def on_timestep(_timestep: int, logits: torch.Tensor) -> None:
-        nonlocal next_entry
-        logits = logits.cpu()
-        for row, sample in enumerate(batch):
-            write_logits(sample, next_entry, logits[row])
-        next_entry += logits.shape[1]
-
-    return decode_batch(
-        model,
-        [token_ids[sample] for sample in batch],
-        settings,
-        [seeds[sample] for sample in batch],
-        on_timestep if write_logits else None,
-    )
 
 
 def assemble_results(
