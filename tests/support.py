@@ -96,7 +96,7 @@ def write_triple(
     }
     with writer:
         for number, (_, logits) in enumerate(samples):
-            writer.write_logits(number, 0, logits)
+            writer.write_logits([number], 0, logits[None])
         writer.finish(results, description)
     return results_file
 

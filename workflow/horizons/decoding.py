@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import torch
 
@@ -15,9 +15,10 @@ from horizons.models.base import MaskedModel
 # horizons ascending; on the model's device, not to be changed.
 OnTimestep = Callable[[int, torch.Tensor], None]
 
-# Called with a sample, the number of its first entry in `logits`, and the logits (entries, vocab_size) of consecutive
-# entries, on the CPU; not to be changed. A sample that is done again begins at entry 0 once more.
-OnEntries = Callable[[int, int, torch.Tensor], None]
+# Called with the samples of a batch, the number of their first entry in `logits`, and the logits (samples, entries,
+# vocab_size) of consecutive entries, on the model's device; not to be changed. Samples that are done again begin at
+# entry 0 once more.
+OnEntries = Callable[[list[int], int, torch.Tensor], None]
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,9 @@ def generate(
     """
     entries: dict[int, list[torch.Tensor]] = {sample: [] for sample in range(len(prompts))}
 
-    def keep(sample: int, first_entry: int, logits: torch.Tensor) -> None:
-        entries[sample][first_entry:] = logits
+    def keep(samples: list[int], first_entry: int, logits: torch.Tensor) -> None:
+        for sample, rows in zip(samples, logits.cpu(), strict=True):
+            entries[sample][first_entry:] = rows
 
     seeds = [sample_seed(seed, first_sample + sample) for sample in range(len(prompts))]
     done: dict[int, torch.Tensor] = {}
@@ -55,13 +57,15 @@ def decode_in_batches(
     settings: Generation,
     seeds: list[int],
     on_entries: OnEntries | None = None,
+    done: Container[int] = (),
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Generate for all prompts; yields, batch by batch, the numbers of its samples and their tokens.
+    """Generate for all prompts but those `done`; yields, batch by batch, the numbers of its samples and their tokens.
 
     Shorter prompts come first. Tokens are (batch, max_tokens), on the CPU. A batch that does not fit the GPU's memory
     is done again in halves, and so are those after it, which are longer. Raises UserError if one prompt does not fit.
     """
-    queue = batches_by_length(prompts, settings.batch_size)
+    batches = batches_by_length(prompts, settings.batch_size)
+    queue = [left for batch in batches if (left := [sample for sample in batch if sample not in done])]
     while queue:
         batch = queue[0]
         if (tokens := _decode_if_it_fits(model, batch, prompts, settings, seeds, on_entries)) is not None:
@@ -91,8 +95,7 @@ def _decode_if_it_fits(
 
     def on_timestep(_timestep: int, logits: torch.Tensor) -> None:
         nonlocal next_entry
-        for sample, rows in zip(batch, logits.cpu(), strict=True):
-            on_entries(sample, next_entry, rows)
+        on_entries(batch, next_entry, logits)
         next_entry += logits.shape[1]
 
     try:
