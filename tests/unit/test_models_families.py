@@ -111,6 +111,17 @@ def test_heads_of_other_tasks_are_no_reason_to_refuse_a_bert(tmp_path):
     assert load_model(str(tmp_path), device="cpu").vocab_size == 160
 
 
+def test_a_masked_lms_mask_is_its_tokenizers(tmp_path):
+    write_bert(tmp_path, mask_token_id=7)
+    assert load_model(str(tmp_path), device="cpu").mask_token_id == 2
+
+
+def test_code_of_the_checkpoint_does_not_run_where_transformers_has_its_own(tmp_path):
+    write_bert(tmp_path, auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForMaskedLM": "own.OwnModel"})
+    (tmp_path / "own.py").write_text("raise SystemExit('ran')")
+    assert load_model(str(tmp_path), device="cpu", trust_remote_code=True).provenance["remote_code"] is False
+
+
 REMOTE_CODE = """
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -177,7 +188,9 @@ def test_a_model_that_ignores_its_attention_mask_is_refused(tmp_path):
     folder = tmp_path / "heedless"
     folder.mkdir()
     write_own_code(folder, "HEEDED = False\n" + REMOTE_CODE)
-    with pytest.raises(UserError, match=r"logits of a padded batch differ by .* ignores its attention mask"):
+    with pytest.raises(
+        UserError, match=r"logits of a padded batch differ by .* sees padding in spite of its attention mask"
+    ):
         load_model(str(folder), device="cpu", trust_remote_code=True)
 
 

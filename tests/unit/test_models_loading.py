@@ -13,7 +13,7 @@ from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.models.checkpoint import find_checkpoint, folder_checksum
 from horizons.models.llada import llama_config
-from horizons.models.placement import resolve_device, resolve_device_map, resolve_dtype
+from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
 from support import EOS, GOLDEN, MASK, WRITERS, write_bert, write_dream, write_llada
 
 
@@ -330,6 +330,13 @@ def test_layers_are_spread_where_one_gpu_is_too_small(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(1000 * free_share), 10_000))
     config = {"torch_dtype": "bfloat16"}
     assert str(resolve_device_map(device, torch.device("cuda"), tmp_path, config, dtype)) == expected
+
+
+def test_the_devices_of_spread_layers_are_recorded():
+    network = torch.nn.Linear(1, 1)
+    assert describe_placement(network) == "cpu"
+    network.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1, "lm_head": "cpu"}
+    assert describe_placement(network) == "cpu, cuda:0, cuda:1"
 
 
 def test_layers_spread_by_accelerate_give_the_same_logits(tmp_path, monkeypatch):

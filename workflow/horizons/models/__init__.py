@@ -14,7 +14,7 @@ from horizons.errors import UserError, first_line
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint, find_checkpoint, folder_checksum, read_config
 from horizons.models.padding import check_padding
-from horizons.models.placement import resolve_device, resolve_device_map, resolve_dtype
+from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
 from horizons.models.vocabulary import find_special_tokens, load_tokenizer
 
 # The adapter of each `model_type`, a module of this package with a function `load`. Every other masked LM that
@@ -59,7 +59,7 @@ def load_model(
         "checksum": None if commit else folder_checksum(folder),
         "family": adapter,
         "dtype": str(weights_dtype).removeprefix("torch."),
-        "device": ", ".join(sorted({str(weight.device) for weight in family.network.parameters()})),
+        "device": describe_placement(family.network),
         "remote_code": adapter == "remote" or type(model.tokenizer).__module__.startswith("transformers_modules."),
         "padding_difference": padding_difference,
     }
@@ -88,7 +88,7 @@ def _assemble(checkpoint: Checkpoint, family: Family) -> CheckpointModel:
     family.network.eval().requires_grad_(False)
     tokenizer = load_tokenizer(checkpoint, family.tokenizer_classes)
     vocab_size = family.network.config.vocab_size
-    special = find_special_tokens(checkpoint, tokenizer, vocab_size)
+    special = find_special_tokens(checkpoint, family, tokenizer, vocab_size)
     return CheckpointModel(
         family=family,
         tokenizer=tokenizer,

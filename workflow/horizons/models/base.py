@@ -35,6 +35,7 @@ class Family:
     context_length: int | None
     logits_shift: int = 0  # 1: the output at position i is the prediction for the token at i + 1
     head_on_asked_rows: bool = True  # the network is a base model and an LM head that takes its hidden states
+    mask_id_in_tokenizer: bool = False  # the tokenizer decides which token is the mask; else config.json does
     # transformers' own tokenizers for those whose class is in the checkpoint's code, by the name of that class
     tokenizer_classes: dict[str, type] = field(default_factory=dict)
 

@@ -38,4 +38,5 @@ def load(checkpoint: Checkpoint) -> Family:
     context_length = getattr(network.config, "max_position_embeddings", None)
     if context_length is not None and network.config.model_type in OFFSET_POSITIONS:
         context_length -= network.config.pad_token_id + 1
-    return Family(network, context_length)
+    # config.json has a mask_token_id, too, for some: XLM's is 0, which is not its mask.
+    return Family(network, context_length, mask_id_in_tokenizer=True)

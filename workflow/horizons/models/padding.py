@@ -6,6 +6,7 @@ from horizons.errors import UserError
 from horizons.models.base import CheckpointModel
 
 # How far the logits of a padded canvas may be from those of the same canvas alone, relative to the largest logit.
+# Random networks of up to 32 layers stay below half of these; one that ignores its attention mask is at 0.9 and more.
 PADDING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 CANVAS_LENGTH = 16
@@ -39,7 +40,8 @@ def check_padding(name: str, model: CheckpointModel) -> float:
     if not difference <= tolerance:
         raise UserError(
             f"{name}: logits of a padded batch differ by {difference:.3g} from those without padding (tolerance "
-            f"{tolerance:.3g}, {model.dtype}); the model ignores its attention mask, so it can't be run in batches"
+            f"{tolerance:.3g}, {model.dtype}); the model sees padding in spite of its attention mask, so a sample "
+            "would depend on its batch"
         )
     return difference
 

@@ -48,3 +48,10 @@ def resolve_device_map(
         if file_size * dtype.itemsize / stored.itemsize > WEIGHTS_SHARE * free:
             return "auto"
     return main_device
+
+
+def describe_placement(network: torch.nn.Module) -> str:
+    """The devices that the layers of a network are on, as in `cuda:0, cuda:1`."""
+    device_map = getattr(network, "hf_device_map", None) or {"": next(network.parameters()).device}
+    names = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in device_map.values()}
+    return ", ".join(sorted(names))

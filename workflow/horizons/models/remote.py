@@ -23,5 +23,6 @@ def load(checkpoint: Checkpoint) -> Family:
     if auto_class is None:
         raise checkpoint.refuse(f"auto_map names none of {', '.join(AUTO_CLASSES)}")
     network = checkpoint.load_network(auto_class, trust_remote_code=True)
+    network.config.use_cache = False  # each canvas is read once
     context_length = getattr(network.config, "max_position_embeddings", None)
     return Family(network, context_length, head_on_asked_rows=False)

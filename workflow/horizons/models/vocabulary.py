@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from transformers import AutoTokenizer
 
 from horizons.errors import UserError, first_line
+from horizons.models.base import Family
 from horizons.models.checkpoint import Checkpoint
 
 # Tokens that end a chat turn, which a config does not list among its end-of-text tokens.
@@ -38,8 +39,8 @@ def load_tokenizer(checkpoint: Checkpoint, known_classes: dict[str, type]) -> An
     raise UserError(f"{checkpoint.name}: its tokenizer can't be loaded: {first_line(failure)}") from failure
 
 
-def find_special_tokens(checkpoint: Checkpoint, tokenizer: Any, vocab_size: int) -> SpecialTokens:  # noqa: ANN401
-    """The special tokens, from config.json or else from the tokenizer.
+def find_special_tokens(checkpoint: Checkpoint, family: Family, tokenizer: Any, vocab_size: int) -> SpecialTokens:  # noqa: ANN401
+    """The special tokens, from config.json or else from the tokenizer; the mask token as the family has it.
 
     Raises UserError for a mask token that is missing, not in the vocabulary or the padding or end-of-text token too.
     """
@@ -48,9 +49,10 @@ def find_special_tokens(checkpoint: Checkpoint, tokenizer: Any, vocab_size: int)
     eos = _eos_token_ids(config, tokenizer, suffix)
     pads = (config.get("pad_token_id"), tokenizer.pad_token_id, *eos, 0)
     pad = next(token for token in pads if _in_vocabulary(token, vocab_size))
-    mask = config.get("mask_token_id")
-    if mask is None:
-        mask = tokenizer.mask_token_id
+    masks = [config.get("mask_token_id"), tokenizer.mask_token_id]
+    if family.mask_id_in_tokenizer:
+        masks.reverse()
+    mask = next((token for token in masks if token is not None), None)
     if mask is None:
         raise checkpoint.refuse("mask_token_id is missing, and the tokenizer has no mask token")
     if not _in_vocabulary(mask, vocab_size):
