@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,17 +43,23 @@ def sibling(results_file: Path, name: object) -> Path:
     return path
 
 
-def write_results(path: Path, results: dict[str, Any]) -> None:
-    """Write a results object as gzipped JSON, the same bytes for the same object; whole or not at all."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; what is there gets the name `path` at the end, or is removed after an error."""
     temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as file:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
-                compressed.write(json.dumps(results, ensure_ascii=False, indent=1).encode())
-            flush(file)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write a results object as gzipped JSON, the same bytes for the same object; whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
+            compressed.write(json.dumps(results, ensure_ascii=False, indent=1).encode())
+        flush(file)
 
 
 def read_results(results_file: Path) -> dict[str, Any]:
