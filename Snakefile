@@ -28,4 +28,4 @@ include: "workflow/rules/summarize.smk"
 
 rule all:
     input:
-        expand(rules.summarize.output.summary, experiment=config["experiments"]),
+        [targets_of(experiment) for experiment in config["experiments"]],

@@ -3,6 +3,7 @@
 #
 #   scripts/local_slurm.sh start          [FOLDER]
 #   scripts/local_slurm.sh stop           [FOLDER]
+#   scripts/local_slurm.sh kill-node      [FOLDER]
 #   scripts/local_slurm.sh restart-slurmd [FOLDER]
 #
 # FOLDER (default: .slurm in the repository's root) holds all of it: conf, key,
@@ -13,7 +14,8 @@
 #                   makes the Slurm commands use them:
 #                       eval "$(scripts/local_slurm.sh start)"
 #   stop            ends the jobs and the daemons, and removes FOLDER.
-#   restart-slurmd  starts slurmd anew, to try what a node failure does to a run.
+#   kill-node       kills slurmd and all jobs at once, as a node's failure would.
+#   restart-slurmd  starts slurmd anew, after which a failed node is back in service.
 #
 # The node offers 2 CPUs (whatever the machine has), the machine's memory, and 2
 # pretended GPUs: a job gets CUDA_VISIBLE_DEVICES=0 or 1, no device. A job that
@@ -23,6 +25,7 @@ set -euo pipefail
 umask 077
 
 readonly NODE=local CPUS=2 GPUS=2 READY_SECONDS=30
+readonly USAGE="usage: local_slurm.sh start|stop|kill-node|restart-slurmd [FOLDER]"
 # A Unix socket's path holds 107 characters; the longest one here is a job step's,
 # "/spool/local_<job id of 6 digits>.<step id of 10 digits>".
 readonly MAX_PATH=$((107 - 30))
@@ -219,18 +222,17 @@ end_jobs() {
     done
 }
 
-# What neither a cancelled job nor a daemon took along: the job steps of a slurmd that
-# was killed, and whatever a job left behind.
-leftovers() {
-    local proc pid
+# The processes of this folder's jobs, and the daemons whose name matches $1, which
+# hold a file of the folder open. Pid files would miss what a killed daemon left.
+processes() {
+    local proc
     for proc in /proc/[0-9]*; do
-        pid=${proc#/proc/}
-        [[ $pid != "$$" ]] || continue
+        [[ $proc != "/proc/$$" ]] || continue
         if grep -qszxF "LOCAL_SLURM=$dir" "$proc/environ"; then
-            echo "$pid"
-        elif [[ $(cat "$proc/comm" 2>/dev/null) == slurm* ]] &&
+            echo "${proc#/proc/}"
+        elif [[ $(cat "$proc/comm" 2>/dev/null) =~ ^($1)$ ]] &&
             [[ $(readlink "$proc"/fd/* 2>/dev/null) == *"$dir/"* ]]; then
-            echo "$pid"
+            echo "${proc#/proc/}"
         fi
     done
 }
@@ -238,7 +240,7 @@ leftovers() {
 end_leftovers() {
     local round pids
     for round in 1 2 3 4 5; do
-        mapfile -t pids < <(leftovers)
+        mapfile -t pids < <(processes 'slurm.*')
         [[ ${#pids[@]} -gt 0 ]] || return 0
         kill -KILL "${pids[@]}" 2>/dev/null || true
         sleep 0.2
@@ -317,6 +319,17 @@ restart_slurmd() {
     say "slurmd runs again, in $dir"
 }
 
+# As a power cut would, none of them may notice the end of another and report it:
+# Slurm would see a failed job instead of a failed node.
+kill_node() {
+    local pids signal
+    is_ours || die "nothing runs in $dir"
+    mapfile -t pids < <(processes 'slurmd|slurmstepd')
+    [[ ${#pids[@]} -gt 0 ]] || die "no slurmd and no job to kill in $dir"
+    for signal in STOP KILL; do kill "-$signal" "${pids[@]}" 2>/dev/null || true; done
+    say "killed slurmd and its jobs, restart-slurmd brings the node back"
+}
+
 main() {
     dir=$(realpath -m "${2:-$(dirname "${BASH_SOURCE[0]}")/../.slurm}")
     conf=$dir/slurm.conf
@@ -325,9 +338,10 @@ main() {
         start) start ;;
         stop) stop ;;
         restart-slurmd) restart_slurmd ;;
-        *) die "usage: local_slurm.sh start|stop|restart-slurmd [FOLDER]" ;;
+        kill-node) kill_node ;;
+        *) die "$USAGE" ;;
     esac
 }
 
-[[ $# -le 2 ]] || die "usage: local_slurm.sh start|stop|restart-slurmd [FOLDER]"
+[[ $# -le 2 ]] || die "$USAGE"
 main "$@"

@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 
 import torch
-import waiting_line
-from horizons.models.llada import llada_weight_name, llama_config
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
+
+import waiting_line
+from horizons.models.llada import llada_weight_name, llama_config
 
 BOS, EOS, EOT = "<|startoftext|>", "<|endoftext|>", "<|eot_id|>"
 HEADER_START, HEADER_END = "<|start_header_id|>", "<|end_header_id|>"

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from horizons.config import Generation
 from horizons.decoding import generate
 from horizons.schedule import entries_of_sample
-from safetensors.torch import load_file
 from support import load_golden
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"

@@ -67,7 +67,6 @@ class Generation(Section):
     logits_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Dtype of the saved logits; auto is the one the model computed them in."
     )
-    logits_format: Literal["safetensors", "pt"] = Field("safetensors", description="File format of the saved logits.")
 
     @model_validator(mode="after")
     def _check(self) -> "Generation":
@@ -129,6 +128,19 @@ def require_experiment(name: str, folder: Path) -> Path:
         names = sorted(other.stem for other in folder.glob("*.yaml") if other.stem != "config")
         raise UserError(f"{path}: no such experiment; there are {', '.join(names)}")
     return path
+
+
+def names_without_logits(folder: Path) -> list[str]:
+    """The experiments of a folder that say `save_logits: false`; those that can't be read are not among them."""
+    names = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            generation = read_yaml(path).get("generation")
+        except UserError:
+            continue
+        if isinstance(generation, dict) and generation.get("save_logits") is False:
+            names.append(path.stem)
+    return names
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -1,10 +1,14 @@
 """What several stages ask of an experiment's config."""
 
+import re
 from functools import cache
 from pathlib import Path
 
-from horizons.config import Run, expand_runs, load_experiment, require_experiment
+from horizons.config import Run, expand_runs, load_experiment, names_without_logits, require_experiment
 from horizons.errors import UserError
+
+# Experiments with `save_logits: false` have results and nothing else; which rule makes them is decided by their names.
+WITHOUT_LOGITS = "|".join(map(re.escape, names_without_logits(Path("config"))))
 
 
 @cache
@@ -25,6 +29,19 @@ def run_of(wildcards) -> Run:
     return runs[wildcards.run]
 
 
+def targets_of(experiment: str) -> list[str]:
+    """What an experiment is run for: its summary, which brings the plots; or without logits the results alone."""
+    runs = runs_of(experiment)
+    if next(iter(runs.values())).config.generation.save_logits:
+        return expand(rules.summarize.output.summary, experiment=experiment)
+    return expand(rules.generate_tokens.output.results, experiment=experiment, run=runs)
+
+
 def points_of(experiment: str) -> dict[str, dict]:
     """The swept values of each run by its number."""
+    if not next(iter(runs_of(experiment).values())).config.generation.save_logits:
+        raise SystemExit(
+            f"config/{experiment}.yaml: generation.save_logits is false; without logits there is no divergence, "
+            f"ask for results/{experiment}/00000.json.gz"
+        )
     return {number: run.point for number, run in runs_of(experiment).items()}

@@ -1,6 +1,6 @@
 """Generate left to right with the model, saving the logits of every horizon at every timestep.
 
-Input: the prompts. Output: the triple of a run.
+Input: the prompts. Output: the triple of a run; without `save_logits` its results alone.
 """
 
 
@@ -14,15 +14,28 @@ rule generate:
             logits=".safetensors",
             metadata=".metadata.json",
         ),
-    params:
-        run=lambda wildcards: run_of(wildcards).to_dict(),
     log:
         "logs/generate/{experiment}/{run}.log",
     benchmark:
         "benchmarks/generate/{experiment}/{run}.tsv"
+    wildcard_constraints:
+        experiment=rf"(?!({WITHOUT_LOGITS})/)[A-Za-z0-9][\w.-]*" if WITHOUT_LOGITS else r"[A-Za-z0-9][\w.-]*",
     conda:
         "../envs/horizons.yaml"
     # One, so that the numbers are the same whatever --cores is; raise it with --set-threads for a large model on CPU.
     threads: 1
+    params:
+        run=lambda wildcards: run_of(wildcards).to_dict(),
     script:
         "../scripts/generate.py"
+
+
+use rule generate as generate_tokens with:
+    output:
+        results="results/{experiment}/{run}.json.gz",
+    log:
+        "logs/generate_tokens/{experiment}/{run}.log",
+    benchmark:
+        "benchmarks/generate_tokens/{experiment}/{run}.tsv"
+    wildcard_constraints:
+        experiment=WITHOUT_LOGITS or "$",

@@ -21,13 +21,13 @@ rule plot:
             by_position_png=".png",
             by_position_svg=".svg",
         ),
-    params:
-        points=lambda wildcards: points_of(wildcards.experiment),
     log:
         "logs/plot/{experiment}.log",
     benchmark:
         "benchmarks/plot/{experiment}.tsv"
     conda:
         "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: points_of(wildcards.experiment),
     script:
         "../scripts/plot.py"

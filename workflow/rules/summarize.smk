@@ -14,13 +14,13 @@ rule summarize:
         plots=rules.plot.output,
     output:
         summary="results/{experiment}/summary.csv",
-    params:
-        points=lambda wildcards: points_of(wildcards.experiment),
     log:
         "logs/summarize/{experiment}.log",
     benchmark:
         "benchmarks/summarize/{experiment}.tsv"
     conda:
         "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: points_of(wildcards.experiment),
     script:
         "../scripts/summarize.py"

@@ -7,6 +7,7 @@ from horizons.logs import stage_log
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
         import torch
+
         from horizons.divergence import measure_divergence
         from horizons.tables import write_table
 
