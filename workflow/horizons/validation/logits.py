@@ -116,7 +116,8 @@ def _number_problems(rows: np.ndarray, first: int, promise: Promise) -> Iterator
     for row in np.flatnonzero((rows.max(1) >= infinity) | (unsigned.max(1) > negative_infinity)):
         values = as_floats(rows[row], promise.dtype)
         token = int(np.flatnonzero(np.isnan(values) | (values == np.inf))[0])
-        yield f"{promise.key(first + row)}: the logit of token {token} is {values[token]}; expected a finite one or -inf"
+        where = f"{promise.key(first + row)}: the logit of token {token}"
+        yield f"{where} is {values[token]}; expected a finite one or -inf"
 
 
 def _token_problems(rows: np.ndarray, first: int, promise: Promise) -> Iterator[str]:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from horizons.errors import UserError
-from horizons.files import DTYPES, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths, sibling
+from horizons.files import DTYPES, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
 from horizons.schedule import Entry, entries_of_sample
 from horizons.strict_json import parse_json, shorten
 
@@ -160,11 +159,6 @@ def describe(problem: Any) -> str:  # noqa: ANN401, pydantic's ErrorDetails
 
 def _name_problems(path: Path, saved: _Saved) -> Iterator[str]:
     for name, expected in zip((saved.logits_file, saved.metadata_file), run_paths(path), strict=True):
-        try:
-            sibling(path, name)
-        except UserError as error:
-            yield str(error).removeprefix(f"{path}: ")
-            continue
         if name != expected.name:
             yield f"names {shorten(name)}; the file of this run is {expected.name!r}"
 
