@@ -56,7 +56,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write a results object as gzipped JSON, the same bytes for the same object; whole or not at all."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary:
+        dump_results(temporary, results)
+
+
+def dump_results(path: Path, results: dict[str, Any]) -> None:
+    """Write a results object to `path` and flush it, for who gives the file its name later."""
+    with path.open("wb") as file:
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
             compressed.write(json.dumps(results, ensure_ascii=False, indent=1).encode())
         flush(file)
@@ -69,7 +75,7 @@ def read_results(results_file: Path) -> dict[str, Any]:
             return json.load(file)
     except FileNotFoundError as error:
         raise UserError(f"{results_file}: not found; a run's results are results/EXPERIMENT/00000.json.gz") from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise UserError(f"{results_file}: can't be read as gzipped JSON: {error}") from error
 
 

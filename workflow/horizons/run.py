@@ -14,11 +14,12 @@ from horizons.config import Run
 from horizons.decoding import batches_by_length, check_lengths, decode_batch, sample_seed
 from horizons.environment import describe_environment
 from horizons.errors import UserError
+from horizons.files import write_results
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.prompts import Prompt, load_prompts
 from horizons.scoring import score
-from horizons.triple import TripleWriter, write_results
+from horizons.triple import TripleWriter
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,15 @@ import re
 from functools import cache
 from pathlib import Path
 
-from horizons.config import Run, expand_runs, load_experiment, names_without_logits, require_experiment
+from horizons.config import (
+    Experiment,
+    Run,
+    dump_experiment,
+    expand_runs,
+    load_experiment,
+    names_without_logits,
+    require_experiment,
+)
 from horizons.errors import UserError
 
 # Experiments with `save_logits: false` have results and nothing else; which rule makes them is decided by their names.
@@ -12,13 +20,18 @@ WITHOUT_LOGITS = "|".join(map(re.escape, names_without_logits(Path("config"))))
 
 
 @cache
-def runs_of(experiment: str) -> dict[str, Run]:
-    """The runs of `config/{experiment}.yaml` by number; the file is read when a target first asks for it."""
+def experiment_of(experiment: str) -> Experiment:
+    """The content of `config/{experiment}.yaml`, which is read when a target first asks for it."""
     try:
-        path = require_experiment(experiment, Path("config"))
-        return {run.number: run for run in expand_runs(load_experiment(path))}
+        return load_experiment(require_experiment(experiment, Path("config")))
     except UserError as error:
         raise SystemExit(str(error)) from None
+
+
+@cache
+def runs_of(experiment: str) -> dict[str, Run]:
+    """The runs of an experiment by number."""
+    return {run.number: run for run in expand_runs(experiment_of(experiment))}
 
 
 def run_of(wildcards) -> Run:
@@ -27,6 +40,11 @@ def run_of(wildcards) -> Run:
     if wildcards.run not in runs:
         raise SystemExit(f"{wildcards.experiment} has no run {wildcards.run}; its last is {max(runs)}")
     return runs[wildcards.run]
+
+
+def checkpoint_files(name: str) -> list[str]:
+    """The files of a checkpoint in a local folder; none for one from the hub, whose commit is in the results."""
+    return sorted(str(path) for path in Path(name).glob("*") if path.suffix in (".json", ".safetensors"))
 
 
 def targets_of(experiment: str) -> list[str]:
