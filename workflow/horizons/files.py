@@ -44,12 +44,23 @@ def sibling(results_file: Path, name: object) -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError that names no file, as that of a full disk, the one that was being written."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; what is there gets the name `path` at the end, or is removed after an error."""
     temporary = temporary_path(path)
     try:
-        yield temporary
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ from horizons.files import (
     dump_results,
     entry_key,
     flush,
+    naming,
     read_results,
     replacing,
     results_checksum,
@@ -115,9 +116,10 @@ class TripleWriter:
         data = memoryview(logits.to(self.dtype).contiguous().view(torch.uint8).numpy()).cast("B")
         row = sample_idx * len(self.entries) + first_entry
         offset = len(self._header) + row * self._row_bytes
-        while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+        with naming(self.logits_file):
+            while data:
+                written = os.pwrite(self._descriptor, data, offset)
+                data, offset = data[written:], offset + written
 
     def finish(self, results: dict[str, Any], description: dict[str, Any]) -> None:
         """Write the metadata and the results, then give all three files their names.
@@ -126,8 +128,9 @@ class TripleWriter:
         to find and understand the logits, `saved_logits_metadata`, is put before the outputs and into each of them;
         `description` adds to it what the writer can't know.
         """
-        os.fsync(self._descriptor)
-        with temporary_path(self.metadata_file).open("wb") as file:
+        with naming(self.logits_file):
+            os.fsync(self._descriptor)
+        with naming(self.metadata_file), temporary_path(self.metadata_file).open("wb") as file:
             file.write(b"[\n" + b",\n".join(self._metadata_lines()) + b"\n]\n")
             flush(file)
         reference = {"logits_file": self.logits_file.name, "horizons": self.horizons}

@@ -1,5 +1,6 @@
 """What several stages ask of an experiment's config."""
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -19,9 +20,13 @@ from horizons.errors import UserError
 WITHOUT_LOGITS = "|".join(map(re.escape, names_without_logits(Path("config"))))
 
 
+ASKED_FOR = set()  # experiments
+
+
 @cache
 def experiment_of(experiment: str) -> Experiment:
     """The content of `config/{experiment}.yaml`, which is read when a target first asks for it."""
+    ASKED_FOR.add(experiment)
     try:
         return load_experiment(require_experiment(experiment, Path("config")))
     except UserError as error:
@@ -63,3 +68,10 @@ def points_of(experiment: str) -> dict[str, dict]:
             f"ask for results/{experiment}/00000.json.gz"
         )
     return {number: run.point for number, run in runs_of(experiment).items()}
+
+
+onstart:
+    # Snakemake would end in a traceback when it clears the way for the first output.
+    for folder in (Path("results", experiment) for experiment in ASKED_FOR):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise SystemExit(f"{folder}: can't be written to; is it, or its disk, read-only?")
