@@ -11,7 +11,7 @@ configfile: "config/config.yaml"
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
 # results/{experiment}/{run}.validation.json | .divergence.csv
 # results/{experiment}/plots/{figure}.png | .svg
-# results/{experiment}/summary.csv
+# results/{experiment}/summary.csv | experiment.yaml
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
 wildcard_constraints:
     experiment=r"[A-Za-z0-9][\w.-]*",

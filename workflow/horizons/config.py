@@ -188,6 +188,11 @@ def expand_runs(experiment: Experiment) -> list[Run]:
     return runs
 
 
+def dump_experiment(experiment: Experiment) -> str:
+    """An experiment as YAML, every key with its value, which loads as the same experiment."""
+    return yaml.safe_dump(experiment.model_dump(), sort_keys=False, allow_unicode=True)
+
+
 def json_schema() -> str:
     """The JSON schema of an experiment, for editors; kept in `workflow/schemas/experiment.schema.json`."""
     return json.dumps(Experiment.model_json_schema(), indent=2) + "\n"

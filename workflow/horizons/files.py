@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,17 +43,40 @@ def sibling(results_file: Path, name: object) -> Path:
     return path
 
 
-def write_results(path: Path, results: dict[str, Any]) -> None:
-    """Write a results object as gzipped JSON, the same bytes for the same object; whole or not at all."""
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError that names no file, as that of a full disk, the one that was being written."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; what is there gets the name `path` at the end, or is removed after an error."""
     temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as file:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
-                compressed.write(json.dumps(results, ensure_ascii=False, indent=1).encode())
-            flush(file)
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write a results object as gzipped JSON, the same bytes for the same object; whole or not at all."""
+    with replacing(path) as temporary:
+        dump_results(temporary, results)
+
+
+def dump_results(path: Path, results: dict[str, Any]) -> None:
+    """Write a results object to `path` and flush it, for who gives the file its name later."""
+    with path.open("wb") as file:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
+            compressed.write(json.dumps(results, ensure_ascii=False, indent=1).encode())
+        flush(file)
 
 
 def read_results(results_file: Path) -> dict[str, Any]:
@@ -61,7 +86,7 @@ def read_results(results_file: Path) -> dict[str, Any]:
             return json.load(file)
     except FileNotFoundError as error:
         raise UserError(f"{results_file}: not found; a run's results are results/EXPERIMENT/00000.json.gz") from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise UserError(f"{results_file}: can't be read as gzipped JSON: {error}") from error
 
 

@@ -25,6 +25,7 @@ def stage_log(path: str | Path) -> Iterator[None]:
     terminal.setLevel(logging.WARNING)
     logging.basicConfig(level=logging.INFO, handlers=[file, terminal], force=True)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a log that can't be written, as on a full disk, must not hide what went wrong
     logger.info("start")
     try:
         yield
@@ -33,9 +34,10 @@ def stage_log(path: str | Path) -> Iterator[None]:
             logger.error(line)
         sys.exit(1)
     except OSError as error:
-        if error.filename is None and error.errno is None:
+        if error.filename is None or error.strerror is None:
+            logger.exception("unexpected error")
             raise
-        logger.error("%s: %s", error.filename or "writing the results", error.strerror)
+        logger.error("%s: %s", error.filename, error.strerror)
         logger.debug("", exc_info=error)
         sys.exit(1)
     except Exception:

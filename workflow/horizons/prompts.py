@@ -1,11 +1,12 @@
 """The prompts of a dataset: JSONL, one object a line, checked line by line. No torch."""
 
-import json
+import codecs
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from horizons.config import Dataset
 from horizons.errors import UserError
+from horizons.strict_json import parse_json, shorten
 
 
 class Prompt(NamedTuple):
@@ -25,7 +26,7 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
     """
     path = Path(dataset.path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}; check dataset.path") from error
     prompts: list[Prompt] = []
@@ -35,7 +36,9 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
             continue
         prompt = _parse(line, f"{path}: line {number}")
         if prompt.id in line_of:
-            raise UserError(f"{path}: line {number}: id {prompt.id!r} stands in line {line_of[prompt.id]} already")
+            raise UserError(
+                f"{path}: line {number}: id {shorten(prompt.id)} stands in line {line_of[prompt.id]} already"
+            )
         line_of[prompt.id] = number
         if dataset.task is None or prompt.task == dataset.task:
             prompts.append(prompt)
@@ -47,26 +50,30 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
 
 def _parse(line: bytes, where: str) -> Prompt:
     try:
-        content = json.loads(line.decode("utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        content = parse_json(line)
+    except ValueError as error:
         raise UserError(f"{where}: not a JSON object in UTF-8: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: not a JSON object but {type(content).__name__}")
     unknown = sorted(set(content) - {"id", "messages", "prompt", "label", "task"})
     if unknown:
-        raise UserError(f"{where}: {unknown[0]!r} is not a known key; known are id, messages, prompt, label, task")
+        raise UserError(
+            f"{where}: {shorten(unknown[0])} is not a known key; known are id, messages, prompt, label, task"
+        )
     if not isinstance(content.get("id"), str) or not content["id"]:
-        raise UserError(f"{where}: id is {content.get('id')!r}; it must be a string that is not empty")
+        raise UserError(f"{where}: id is {shorten(content.get('id'))}; it must be a string that is not empty")
     for key in ("label", "task"):
         if not isinstance(content.get(key), str | None):
-            raise UserError(f"{where}: {key} is {content[key]!r}; it must be a string")
+            raise UserError(f"{where}: {key} is {shorten(content[key])}; it must be a string")
+    for key in ("id", "task"):  # which go into tables
+        if "\r" in (content.get(key) or ""):
+            raise UserError(f"{where}: {key} has a carriage return, which ends a row of CSV; remove it")
     if ("messages" in content) == ("prompt" in content):
         raise UserError(f"{where}: a prompt has either messages or prompt")
     if "prompt" in content and (not isinstance(content["prompt"], str) or not content["prompt"]):
-        raise UserError(f"{where}: prompt is {content['prompt']!r}; it must be text that is not empty")
+        raise UserError(f"{where}: prompt is {shorten(content['prompt'])}; it must be text that is not empty")
     if "messages" in content:
         _check_messages(content["messages"], where)
-    _check_unicode(content, where)
     return Prompt(*(content.get(key) for key in ("id", "messages", "prompt", "label", "task")))
 
 
@@ -78,11 +85,3 @@ def _check_messages(messages: Any, where: str) -> None:  # noqa: ANN401, from JS
             raise UserError(f"{where}: a message is an object with role and content, and nothing else")
         if not all(isinstance(value, str) for value in message.values()) or not message["content"]:
             raise UserError(f"{where}: role and content must be text, and content not empty")
-
-
-def _check_unicode(content: dict[str, Any], where: str) -> None:
-    """JSON can spell half of a surrogate pair, which no UTF-8 file can hold."""
-    try:
-        json.dumps(content, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds a lone surrogate, which is not a character") from error

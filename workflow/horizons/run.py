@@ -15,12 +15,13 @@ from horizons.config import Generation, Run
 from horizons.decoding import OnEntries, check_lengths, decode_in_batches, sample_seed
 from horizons.environment import describe_environment
 from horizons.errors import UserError
+from horizons.files import write_results
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.progress import Progress
 from horizons.prompts import Prompt, load_prompts
 from horizons.scoring import score
-from horizons.triple import TripleWriter, write_results
+from horizons.triple import TripleWriter
 
 logger = logging.getLogger(__name__)
 

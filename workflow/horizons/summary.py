@@ -10,6 +10,11 @@ import pandas as pd
 from horizons.files import read_results, run_number
 from horizons.tables import NUMBERS
 
+# How far the margin of one and the same prediction may be off, by the dtype the model computes in: the largest
+# difference between batches of 1 and of 16, for the default model on a CPU (0.000013, 0.020 and 0.156; its logits go up
+# to 20), rounded up. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
+NOISE_FLOOR = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
+
 RESAMPLES = 1000
 RESAMPLING_SEED = 0
 
@@ -19,10 +24,12 @@ def summarize(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], resu
 
     `table` holds the divergence tables of all runs, `points` the swept values of each run by its number. Columns: run,
     the swept keys, horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left
-    out), score (mean task score of the run, empty without labels), then for each number `_mean`, `_std` (population),
-    `_median`, `_p05`, `_p95`, `_mean_low` and `_mean_high` (95 % interval of the mean) and `_infinite` (how many are).
+    out), score (mean task score of the run, empty without labels), near_ties (of the run, see `count_near_ties`), then
+    for each number `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_mean_low` and `_mean_high` (95 % interval
+    of the mean) and `_infinite` (how many are).
     """
-    scores = {run_number(path): read_results(path)["metrics"]["score"] for path in results_files}
+    results = {run_number(path): read_results(path) for path in results_files}
+    near_ties = {run: count_near_ties(entries, results[run]) for run, entries in table.groupby("run")}
     rows = []
     for (run, horizon), entries in table.groupby(["run", "horizon"], sort=True):
         kept = entries[~entries["after_eos"]]
@@ -33,7 +40,8 @@ def summarize(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], resu
             "num_samples": kept["sample_idx"].nunique(),
             "n": len(kept),
             "after_eos": len(entries) - len(kept),
-            "score": scores[run],
+            "score": results[run]["metrics"]["score"],
+            "near_ties": near_ties[run],
         }
         intervals = resampled_means(kept[NUMBERS].to_numpy(), kept["sample_idx"].to_numpy())
         for number, (low, high) in zip(NUMBERS, intervals, strict=True):
@@ -41,7 +49,21 @@ def summarize(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], resu
             row |= {f"{number}_{name}": value for name, value in statistics(values).items()}
             row |= {f"{number}_mean_low": low, f"{number}_mean_high": high}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"near_ties": "Int64"})
+
+
+def count_near_ties(entries: pd.DataFrame, results: Mapping[str, Any]) -> int | None:
+    """How many tokens of a run, up to the end of the text, another machine or batch size may decide otherwise.
+
+    Those are the final predictions whose two largest logits are closer than NOISE_FLOOR. None where tokens were drawn
+    or guided, for then the margin of the saved logits is not what decided.
+    """
+    generation = results["config"]["generation"]
+    if generation["temperature"] > 0 or generation["cfg_scale"] > 0:
+        return None
+    floor = NOISE_FLOOR[results["environment"]["model"]["dtype"]]
+    final = entries[(entries["horizon"] == 1) & ~entries["after_eos"]]
+    return int((final["margin"] < floor).sum())
 
 
 def statistics(values: np.ndarray) -> dict[str, float]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from horizons.files import replacing
+
 # The numbers of an entry: compared with the final prediction of its position, and by itself.
 DIVERGENCES = ["kl", "kl_reverse", "js", "top1_agreement", "top5_agreement"]
 DESCRIPTIONS = ["entropy", "confidence", "margin", "final_token_probability", "final_token_rank"]
@@ -21,12 +23,8 @@ TEXT_COLUMNS = {"run": str, "question_id": str}
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV: whole or not at all, numbers to nine significant digits, infinity as `inf`."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:

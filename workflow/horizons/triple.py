@@ -3,9 +3,12 @@
 import json
 import mmap
 import os
+import pickle
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,16 +18,18 @@ from horizons.errors import UserError
 from horizons.files import (
     DTYPES,
     MAX_HEADER_SIZE,
+    dump_results,
     entry_key,
     flush,
+    naming,
     read_results,
+    replacing,
     results_checksum,
     run_paths,
     sha256,
     sibling,
     sync_folder,
     temporary_path,
-    write_results,
 )
 from horizons.schedule import entries_of_sample
 
@@ -127,13 +132,15 @@ class TripleWriter:
         for sample, rows in zip(samples, logits.to(self.dtype), strict=True):
             data = memoryview(rows.contiguous().view(torch.uint8).numpy()).cast("B")
             offset = len(self._header) + (sample * len(self.entries) + first_entry) * self._row_bytes
-            while data:
-                written = os.pwrite(self._descriptor, data, offset)
-                data, offset = data[written:], offset + written
+            with naming(self.logits_file):
+                while data:
+                    written = os.pwrite(self._descriptor, data, offset)
+                    data, offset = data[written:], offset + written
 
     def flush(self) -> None:
         """Bring the logits written so far to the disk."""
-        os.fdatasync(self._descriptor)
+        with naming(self.logits_file):
+            os.fdatasync(self._descriptor)
 
     def finish(self, results: dict[str, Any], description: dict[str, Any]) -> None:
         """Write the metadata and the results, then give all three files their names.
@@ -143,7 +150,7 @@ class TripleWriter:
         `description` adds to it what the writer can't know.
         """
         self.flush()
-        with temporary_path(self.metadata_file).open("wb") as file:
+        with naming(self.metadata_file), temporary_path(self.metadata_file).open("wb") as file:
             file.write(b"[\n" + b",\n".join(self._metadata_lines()) + b"\n]\n")
             flush(file)
         reference = {"logits_file": self.logits_file.name, "horizons": self.horizons}
@@ -166,10 +173,13 @@ class TripleWriter:
         results = {key: value for key, value in results.items() if key != "outputs"}
         results |= {"saved_logits_metadata": saved, "outputs": outputs}
         saved["checksums"]["results"] = results_checksum(results)
-        # The results come last: who finds them finds the others.
-        for path in (self.logits_file, self.metadata_file):
-            temporary_path(path).replace(path)
-        write_results(self.results_file, results)
+        # Whatever may fail for want of space comes before the names are given. The results come last, and those of an
+        # older triple go first, so that who finds results finds the files they speak of.
+        with replacing(self.results_file) as temporary:
+            dump_results(temporary, results)
+            self.results_file.unlink(missing_ok=True)
+            for path in (self.logits_file, self.metadata_file):
+                temporary_path(path).replace(path)
         sync_folder(self.results_file.parent)
 
     def _metadata_lines(self) -> Iterator[bytes]:
@@ -197,10 +207,11 @@ class Triple:
     def __init__(self, results_file: Path) -> None:
         self.results_file = results_file
         self.results = read_results(results_file)
-        self.saved = self._reference()
-        self.logits_file = sibling(results_file, self.saved["logits_file"])
-        default = f"{self.logits_file.name.removesuffix('.safetensors')}.metadata.json"
-        self.metadata_file = sibling(results_file, self.saved.get("metadata_file", default))
+        with _reading(results_file):
+            self.saved = self._reference()
+            self.logits_file = sibling(results_file, self.saved["logits_file"])
+            default = f"{self.logits_file.name.removesuffix('.safetensors')}.metadata.json"
+            self.metadata_file = sibling(results_file, self.saved.get("metadata_file", default))
         if not self.logits_file.is_file():
             raise UserError(f"{self.logits_file}: not found; {results_file} names it as the file of its logits")
 
@@ -223,20 +234,19 @@ class Triple:
         """One object for each entry, in the order of the rows of `logits`."""
         if self.logits_file.suffix == ".pt":
             return [{key: value for key, value in entry.items() if key != "logits"} for entry in self._pt_entries]
-        try:
+        with _reading(self.metadata_file):
             return json.loads(self.metadata_file.read_bytes())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.metadata_file}: can't be read: {error}") from error
 
     @cached_property
     def logits(self) -> torch.Tensor:
         """(num_entries, vocab_size), stored dtype; mapped and read-only where the file is laid out in entry order."""
-        if self.logits_file.suffix == ".pt":
-            return torch.stack([entry["logits"] for entry in self._pt_entries])
-        if "vocab_size" in self.saved:
-            shape = (self.saved["num_entries"], self.saved["vocab_size"])
-            return self._map(self._data_offset, shape, getattr(torch, self.saved["dtype"]))
-        return self._logits_in_any_order()
+        with _reading(self.logits_file):
+            if self.logits_file.suffix == ".pt":
+                return torch.stack([entry["logits"] for entry in self._pt_entries])
+            if "vocab_size" in self.saved:
+                shape = (self.saved["num_entries"], self.saved["vocab_size"])
+                return self._map(self._data_offset, shape, getattr(torch, self.saved["dtype"]))
+            return self._logits_in_any_order()
 
     def sample(self, sample_idx: int) -> torch.Tensor:
         """(entries of the sample, vocab_size): the rows of one sample, mapped like `logits`."""
@@ -249,8 +259,7 @@ class Triple:
     @cached_property
     def _sample_rows(self) -> list[tuple[int, int]]:
         counts = [output["saved_logits_metadata"]["num_entries"] for output in self.results["outputs"]]
-        ends = [sum(counts[: number + 1]) for number in range(len(counts))]
-        return [(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        return [(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)]
 
     @cached_property
     def _data_offset(self) -> int:
@@ -264,14 +273,21 @@ class Triple:
 
     @cached_property
     def _pt_entries(self) -> list[dict[str, Any]]:
-        return torch.load(self.logits_file, weights_only=True, map_location="cpu")
+        # A pickle can run anything; weights_only lets nothing but tensors and plain values through.
+        try:
+            entries = torch.load(self.logits_file, weights_only=True, map_location="cpu")
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise UserError(f"{self.logits_file}: not loaded; it is no list of tensors and plain values") from error
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "logits" in entry for entry in entries):
+            raise UserError(f"{self.logits_file}: must be a list of entries, dicts with logits")
+        return entries
 
     def _map(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         count = 1
         for size in shape:
             count *= size
-        if offset + count * dtype.itemsize > len(self._buffer):
-            raise UserError(f"{self.logits_file}: is too short for {shape} of {dtype}; it is damaged")
+        if min(shape) < 0 or offset + count * dtype.itemsize > len(self._buffer):
+            raise UserError(f"{self.logits_file}: can't hold {shape} of {dtype}; it is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that the buffer is read-only
             return torch.frombuffer(self._buffer, dtype=dtype, count=count, offset=offset).view(shape)
@@ -285,6 +301,16 @@ class Triple:
             offset = self._data_offset + tensor["data_offsets"][0]
             rows.append(self._map(offset, tuple(tensor["shape"]), getattr(torch, DTYPES[tensor["dtype"]][0])))
         return torch.stack(rows)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What can go wrong with the content of a damaged file, as one line for the user."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: is damaged, or no file of a run: {type(error).__name__}: {reason}") from error
 
 
 def open_triple(results_file: str | Path) -> Triple:

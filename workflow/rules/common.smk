@@ -1,24 +1,42 @@
 """What several stages ask of an experiment's config."""
 
+import os
 import re
 from functools import cache
 from pathlib import Path
 
-from horizons.config import Run, expand_runs, load_experiment, names_without_logits, require_experiment
+from horizons.config import (
+    Experiment,
+    Run,
+    dump_experiment,
+    expand_runs,
+    load_experiment,
+    names_without_logits,
+    require_experiment,
+)
 from horizons.errors import UserError
 
 # Experiments with `save_logits: false` have results and nothing else; which rule makes them is decided by their names.
 WITHOUT_LOGITS = "|".join(map(re.escape, names_without_logits(Path("config"))))
 
 
+ASKED_FOR = set()  # experiments
+
+
 @cache
-def runs_of(experiment: str) -> dict[str, Run]:
-    """The runs of `config/{experiment}.yaml` by number; the file is read when a target first asks for it."""
+def experiment_of(experiment: str) -> Experiment:
+    """The content of `config/{experiment}.yaml`, which is read when a target first asks for it."""
+    ASKED_FOR.add(experiment)
     try:
-        path = require_experiment(experiment, Path("config"))
-        return {run.number: run for run in expand_runs(load_experiment(path))}
+        return load_experiment(require_experiment(experiment, Path("config")))
     except UserError as error:
         raise SystemExit(str(error)) from None
+
+
+@cache
+def runs_of(experiment: str) -> dict[str, Run]:
+    """The runs of an experiment by number."""
+    return {run.number: run for run in expand_runs(experiment_of(experiment))}
 
 
 def run_of(wildcards) -> Run:
@@ -27,6 +45,11 @@ def run_of(wildcards) -> Run:
     if wildcards.run not in runs:
         raise SystemExit(f"{wildcards.experiment} has no run {wildcards.run}; its last is {max(runs)}")
     return runs[wildcards.run]
+
+
+def checkpoint_files(name: str) -> list[str]:
+    """The files of a checkpoint in a local folder; none for one from the hub, whose commit is in the results."""
+    return sorted(str(path) for path in Path(name).glob("*") if path.suffix in (".json", ".safetensors"))
 
 
 def targets_of(experiment: str) -> list[str]:
@@ -45,3 +68,10 @@ def points_of(experiment: str) -> dict[str, dict]:
             f"ask for results/{experiment}/00000.json.gz"
         )
     return {number: run.point for number, run in runs_of(experiment).items()}
+
+
+onstart:
+    # Snakemake would end in a traceback when it clears the way for the first output.
+    for folder in (Path("results", experiment) for experiment in ASKED_FOR):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise SystemExit(f"{folder}: can't be written to; is it, or its disk, read-only?")

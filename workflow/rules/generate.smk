@@ -1,12 +1,13 @@
 """Generate left to right with the model, saving the logits of every horizon at every timestep.
 
-Input: the prompts. Output: the triple of a run; without `save_logits` its results alone.
+Input: the prompts, and the checkpoint where it is a local folder. Output: the triple of a run; without `save_logits` its results alone.
 """
 
 
 rule generate:
     input:
         prompts=lambda wildcards: run_of(wildcards).config.dataset.path,
+        checkpoint=lambda wildcards: checkpoint_files(run_of(wildcards).config.model.name),
     output:
         multiext(
             "results/{experiment}/{run}",

@@ -1,7 +1,7 @@
 """Summarize an experiment: statistics of each run and horizon.
 
 Input: the tables and results of all its runs; the plots too, only so that who asks for the summary gets them. Output:
-`summary.csv`.
+`summary.csv`, and `experiment.yaml`, from which all of it can be made again.
 """
 
 
@@ -14,6 +14,7 @@ rule summarize:
         plots=rules.plot.output,
     output:
         summary="results/{experiment}/summary.csv",
+        experiment="results/{experiment}/experiment.yaml",
     log:
         "logs/summarize/{experiment}.log",
     benchmark:
@@ -22,5 +23,6 @@ rule summarize:
         "../envs/horizons.yaml"
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
+        experiment=lambda wildcards: dump_experiment(experiment_of(wildcards.experiment)),
     script:
         "../scripts/summarize.py"

@@ -1,4 +1,4 @@
-"""Summarize the tables of an experiment."""
+"""Summarize the tables of an experiment, and keep its config beside them."""
 
 from pathlib import Path
 
@@ -11,3 +11,4 @@ if __name__ == "__main__":
         table = read_tables(snakemake.input.tables)
         summary = summarize(table, snakemake.params.points, [Path(path) for path in snakemake.input.results])
         write_table(summary, Path(snakemake.output.summary))
+        Path(snakemake.output.experiment).write_text(snakemake.params.experiment, encoding="utf-8")

@@ -1,0 +1,239 @@
+"""Kills, full disks, folders that vanish and two workflows at once: no partial triple, and one line that says why."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from horizons.validation import validate_triple
+from support import (
+    contents,
+    copy_environment,
+    copy_repository,
+    random_samples,
+    run_snakemake,
+    snakemake_command,
+    write_experiment,
+    write_triple,
+)
+
+TRIPLE = ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
+KILLS = 20
+LONGEST = 600  # seconds; a workflow that takes longer hangs
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return copy_repository(tmp_path_factory.mktemp("pristine"))
+
+
+@pytest.fixture
+def repository(pristine, tmp_path):
+    return shutil.copytree(pristine, tmp_path / "repository")
+
+
+@pytest.fixture(scope="module")
+def finished(pristine, tmp_path_factory):
+    """A copy of the repository in which the small experiment has been run."""
+    folder = shutil.copytree(pristine, tmp_path_factory.mktemp("finished") / "repository")
+    run = run_snakemake(folder, "results/small/summary.csv")
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@contextmanager
+def started(folder, *arguments):
+    """A workflow in a process group of its own, killed whole at the end if it still runs."""
+    process = subprocess.Popen(
+        snakemake_command(*arguments),
+        cwd=folder,
+        env=copy_environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process):
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + LONGEST
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def log_of(folder, rule, name="small/00000"):
+    return (folder / f"logs/{rule}/{name}.log").read_text()
+
+
+def error_lines(log):
+    return [line for line in log.splitlines() if " ERROR " in line]
+
+
+def test_a_workflow_killed_at_any_moment_and_run_again_gives_the_bytes_of_an_undisturbed_one(
+    pristine, finished, tmp_path
+):
+    expected = contents(finished / "results/small")
+    start = time.monotonic()
+    undisturbed = shutil.copytree(pristine, tmp_path / "timed")
+    assert run_snakemake(undisturbed, "results/small/summary.csv").returncode == 0
+    duration = time.monotonic() - start
+    assert contents(undisturbed / "results/small") == expected
+
+    def disturb(seed):
+        """Kill again and again, each time a little further on; a workflow that gets to its end begins anew."""
+        folder = shutil.copytree(pristine, tmp_path / f"killed_{seed}")
+        rng = random.Random(seed)
+        kills = 0
+        while True:
+            # --nolock stands for --unlock before each: a lock that a killed workflow leaves is another test.
+            with started(folder, "--nolock", "results/small/summary.csv") as process:
+                try:
+                    process.communicate(timeout=rng.uniform(0.5, 0.7 * duration) if kills < KILLS // 2 else LONGEST)
+                except subprocess.TimeoutExpired:
+                    kills += 1
+                    continue
+            assert process.returncode == 0
+            assert contents(folder / "results/small") == expected
+            if kills == KILLS // 2:
+                return
+            shutil.rmtree(folder / "results")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(disturb, range(2)))
+
+
+def test_an_unsound_triple_keeps_its_report_and_the_later_stages_do_not_run(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "repository")
+    results = folder / "results/small"
+    for path in [*results.glob("*.csv"), *results.glob("*.validation.json")]:
+        path.unlink()
+    shutil.rmtree(results / "plots")
+    data = bytearray((results / "00000.safetensors").read_bytes())
+    data[-1] ^= 1
+    (results / "00000.safetensors").write_bytes(data)
+
+    run = run_snakemake(folder, "results/small/summary.csv")
+    assert run.returncode == 1
+    problem = "results/small/00000.safetensors: its bytes are not those it was written with"
+    assert problem in run.stderr
+    assert "Traceback" not in run.stderr
+    assert problem in error_lines(log_of(folder, "validate"))[0]
+    failed = json.loads((results / "00000.validation.failed.json").read_text())
+    assert [problem in each for each in failed["problems"]] == [True]
+    left = {path.name for path in results.iterdir()}
+    assert {"00001.validation.json", "00001.divergence.csv", "00000.validation.failed.json"} <= left
+    assert not left & {"00000.validation.json", "00000.divergence.csv", "plots", "summary.csv"}
+
+    for name in TRIPLE:
+        (results / name).unlink()
+    assert run_snakemake(folder, "results/small/summary.csv").returncode == 0
+    assert contents(results) == contents(finished / "results/small")
+
+
+@contextmanager
+def mounted(folder, options):
+    """A tmpfs on a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small or read-only disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(repository):
+    with mounted(repository / "results", "size=16k"):
+        run = run_snakemake(repository, "results/small/00000.json.gz")
+        assert contents(repository / "results") == {}
+    assert run.returncode == 1
+    [line] = error_lines(log_of(repository, "generate"))
+    assert line.endswith(" ERROR results/small/00000.safetensors: No space left on device")
+    assert run.stderr.count(line.split(" ERROR ")[1]) == 1
+    assert "Traceback" not in run.stderr + log_of(repository, "generate")
+
+
+def test_a_read_only_results_folder_is_told_in_one_line(repository):
+    with mounted(repository / "results/small", "ro"):
+        run = run_snakemake(repository, "results/small/00000.json.gz")
+    assert run.returncode == 1
+    assert run.stderr.rstrip().splitlines()[-1].startswith("results/small: can't be written to; ")
+    assert "Traceback" not in run.stderr
+    # Nor does it leave the lock behind.
+    assert run_snakemake(repository, "--dry-run", "results/small/00000.json.gz").returncode == 0
+
+
+def test_a_results_folder_that_vanishes_is_told_in_one_line_and_leaves_nothing(repository):
+    write_experiment(repository, "small", generation__max_tokens=64, dataset__limit=20)
+    results = repository / "results/small"
+    with started(repository, "results/small/00000.json.gz") as process:
+        wait_for((results / ".00000.safetensors.tmp").exists, process)
+        shutil.rmtree(results)
+        _, stderr = process.communicate(timeout=LONGEST)
+    assert process.returncode == 1
+    assert not [path for path in results.glob("*") if path.is_file()]
+    [line] = error_lines(log_of(repository, "generate"))
+    assert "No such file or directory" in line
+    assert line.split(" ERROR ")[1] in stderr
+    assert "Traceback" not in log_of(repository, "generate")
+
+
+def test_a_second_workflow_says_why_it_cannot_start_and_a_killed_ones_lock_can_be_lifted(repository):
+    # What two workflows may not share is a file that one of them writes; other runs may be made at the same time.
+    with started(repository, "results/small/00000.json.gz") as process:
+        wait_for(lambda: list((repository / ".snakemake/locks").glob("*")), process)
+        second = run_snakemake(repository, "results/small/summary.csv")
+        assert process.poll() is None
+    assert second.returncode == 1
+    assert "Directory cannot be locked" in second.stderr
+    assert "--unlock" in second.stderr
+
+    assert "Directory cannot be locked" in run_snakemake(repository, "results/small/00000.json.gz").stderr
+    assert run_snakemake(repository, "--unlock").returncode == 0
+    assert run_snakemake(repository, "results/small/00000.json.gz").returncode == 0
+    assert validate_triple(repository / "results/small/00000.json.gz") == []
+
+
+def test_a_failure_between_any_two_steps_of_writing_leaves_no_results_of_two_runs(tmp_path, monkeypatch):
+    """Each rename in turn fails, over an older triple: what is left is no triple, or a sound one."""
+    rename = Path.replace
+    for failing in range(3):
+        folder = tmp_path / str(failing)
+        folder.mkdir()
+        write_triple(folder, random_samples(1, 4, 11), 4)
+        calls = []
+
+        def replace(self, target, failing=failing, calls=calls):
+            calls.append(target)
+            if len(calls) - 1 == failing:
+                raise OSError(28, "No space left on device")
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pathlib.Path.replace", replace)
+            with pytest.raises(OSError, match="No space"):
+                write_triple(folder, random_samples(1, 4, 11, seed=1), 4)
+        assert len(calls) == failing + 1
+        assert "00000.json.gz" not in contents(folder)
+        assert not [name for name in contents(folder) if name.endswith(".tmp")]

@@ -1,0 +1,143 @@
+"""A prompt file is refused with the line at fault, or carried to the results and tables as it is."""
+
+import codecs
+import csv
+import gzip
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from horizons.config import Dataset
+from horizons.divergence import measure_divergence
+from horizons.errors import UserError
+from horizons.files import read_results
+from horizons.prompts import load_prompts
+from horizons.tables import read_tables, write_table
+from support import random_samples, write_triple
+
+STRANGE_TEXTS = [
+    *("NA", "nan", "null", "007", "1e5", "-0", "inf", "True", "", " ", " padded ", "\ufeffBOM"),
+    *("a,b", 'say "x"', '"', "'", "two\nlines", "crlf\r\nends", "tab\t", "back\\slash", "\x1b[31m", "nul\0byte"),
+    *(
+        "<script>alert(1)</script>",
+        "&amp;",
+        "=HYPERLINK(1)",
+        "+1",
+        "@x",
+        "-1",
+        "$(touch x)",
+        "`x`",
+        "{x}",
+        "%s",
+        "$x_1$",
+    ),
+    *("🙂👩‍👩‍👧", "שלום עולם", "\u202eright to left", "日本語", "e\u0301", "\u2028", "\x85", "../../etc/passwd", "#"),
+]
+
+
+def load(tmp_path, data, **dataset):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(data)
+    return load_prompts(Dataset(path=str(path), **dataset))
+
+
+def line(**content):
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("second", "text"),
+    [
+        (b"{", "not a JSON object in UTF-8"),
+        (b'{"id": "b", "prompt": "\xff"}', "not a JSON object in UTF-8"),
+        (b'{"id": "b", "prompt": "x"} x', "not a JSON object in UTF-8"),
+        (b'{"id": "b", "prompt": "x", "prompt": "y"}', "key 'prompt' is repeated"),
+        (b'{"id": "b", "prompt": "\\ud83d"}', "lone surrogate"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[]", "not a JSON object but list"),
+        (line(id="a", prompt="x"), "id 'a' stands in line 1 already"),
+        (line(id=7, prompt="x"), "id is 7; it must be a string"),
+        (line(id="", prompt="x"), "id is ''; it must be a string that is not empty"),
+        (line(id="a\rb", prompt="x"), "id has a carriage return"),
+        (line(id="b", prompt="x", task="a\rb"), "task has a carriage return"),
+        (line(id="b", prompt=""), "prompt is ''; it must be text that is not empty"),
+        (line(id="b", prompt=["x"]), "prompt is ['x']; it must be text"),
+        (line(id="b"), "either messages or prompt"),
+        (line(id="b", prompt="x", messages=[]), "either messages or prompt"),
+        (line(id="b", messages=[]), "messages must be a list of at least one"),
+        (line(id="b", messages=[{"role": "user", "content": ""}]), "content not empty"),
+        (line(id="b", messages=[{"role": "user", "content": "x", "name": "y"}]), "role and content, and nothing else"),
+        (line(id="b", prompt="x", label=1), "label is 1; it must be a string"),
+        (line(id="b", promt="x"), "'promt' is not a known key"),
+    ],
+)
+def test_a_broken_line_is_refused_with_its_number(tmp_path, second, text):
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, b"\n".join([line(id="a", prompt="x"), second, line(id="c", prompt="x")]))
+    assert str(caught.value).startswith(f"{tmp_path / 'prompts.jsonl'}: line 2: ")
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_lines_are_counted_as_an_editor_does(tmp_path):
+    # \x85 and \u2028 end a line for str.splitlines, not in JSONL; an empty line is a line.
+    data = line(id="a", prompt="x\x85\u2028y") + b"\r\n\r\n{\r\n"
+    with pytest.raises(UserError, match="line 3: "):
+        load(tmp_path, data)
+
+
+def test_a_bom_and_crlf_line_ends_are_no_part_of_the_prompts(tmp_path):
+    lines = [line(id="a", prompt=" x "), line(id="b", prompt="y")]
+    prompts = load(tmp_path, codecs.BOM_UTF8 + b"\r\n".join(lines) + b"\r\n")
+    assert prompts == load(tmp_path, b"\n".join(lines))
+    assert (prompts[0].id, prompts[0].text) == ("a", " x ")
+
+
+def test_an_empty_file_and_a_task_nobody_has_are_refused(tmp_path):
+    for data, task in ((b"", None), (b"\n \n", None), (line(id="a", prompt="x", task="t"), "u")):
+        with pytest.raises(UserError, match=r"prompts\.jsonl: holds no prompt"):
+            load(tmp_path, data, task=task)
+
+
+def test_ten_megabytes_in_one_prompt_are_loaded_whole(tmp_path):
+    text = "ab🙂[{" * 2_000_000
+    assert load(tmp_path, line(id="a", prompt=text))[0].text == text
+
+
+def test_any_text_comes_through_as_it_was(tmp_path):
+    texts = [text for text in STRANGE_TEXTS if text]
+    prompts = load(
+        tmp_path, b"\n".join(line(id=f"{n}{text}".replace("\r", ""), prompt=text) for n, text in enumerate(texts))
+    )
+    assert [prompt.text for prompt in prompts] == texts
+    messages = [{"role": "user", "content": text} for text in texts]
+    assert load(tmp_path, line(id="a", messages=messages))[0].messages == messages
+
+
+def test_any_id_and_prompt_read_back_equal_from_the_json_and_the_table(tmp_path):
+    ids = [text for text in STRANGE_TEXTS if text and "\r" not in text]
+    lines = [line(id=text, prompt=text) for text in ids]
+    assert [prompt.id for prompt in load(tmp_path, b"\n".join(lines))] == ids
+    results_file = write_triple(tmp_path, random_samples(len(ids), 2, 5, torch.float32), 2)
+    results = read_results(results_file)
+    for output, text in zip(results["outputs"], ids, strict=True):
+        output.update(question_id=text, prompt=text)
+    results_file.write_bytes(gzip.compress(json.dumps(results, ensure_ascii=False).encode()))
+    file = tmp_path / "00000.metadata.json"
+    metadata = json.loads(file.read_text())
+    for entry in metadata:
+        entry["question_id"] = ids[entry["sample_idx"]]
+    file.write_text(json.dumps(metadata, ensure_ascii=False), encoding="utf-8")
+    assert [output["prompt"] for output in read_results(results_file)["outputs"]] == ids
+
+    table = tmp_path / "00000.divergence.csv"
+    write_table(measure_divergence(results_file), table)
+    expected = [text for text in ids for _ in range(3)]  # two tokens, horizons 1 and 2
+    assert read_tables([table])["question_id"].tolist() == expected
+    assert pd.read_csv(table, dtype={"question_id": str}, keep_default_na=False)["question_id"].tolist() == expected
+    with table.open(newline="", encoding="utf-8") as file:
+        assert [row["question_id"] for row in csv.DictReader(file)] == expected
+    assert read_tables([table])["run"].unique().tolist() == ["00000"]
