@@ -74,17 +74,15 @@ free_port() {
     echo "$port"
 }
 
-write_conf() {
-    local host user memory ctld_port slurmd_port
-    host=$(uname -n) host=${host%%.*} user=$(id -un)
-    memory=$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)
-    ctld_port=$(free_port) slurmd_port=$(free_port "$ctld_port")
-    cat >"$conf" <<CONF
+conf_of_daemons() {
+    local host user ctld_port
+    host=$(uname -n) host=${host%%.*} user=$(id -un) ctld_port=$(free_port)
+    cat <<CONF
 $MARK
 ClusterName=$NODE
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$ctld_port
-SlurmdPort=$slurmd_port
+SlurmdPort=$(free_port "$ctld_port")
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=$user
 SlurmdUser=$user
@@ -99,6 +97,21 @@ SlurmctldLogFile=$dir/slurmctld.log
 SlurmdLogFile=$dir/slurmd.log
 TaskProlog=$dir/task_prolog
 MailProg=/bin/true
+# How soon a node failure is noticed: SlurmdTimeout without slurmd, or at the start
+# of the next slurmd for jobs older than BatchStartTimeout and MessageTimeout.
+SlurmdTimeout=10
+BatchStartTimeout=5
+MessageTimeout=5
+ReturnToService=2
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName=$NODE NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$CPUS Sockets=1 CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=$1 Gres=gpu:$GPUS
+PartitionName=$NODE Nodes=$NODE Default=YES MaxTime=UNLIMITED
+CONF
+}
+
+conf_of_jobs() {
+    cat <<CONF
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -121,17 +134,16 @@ MinJobAge=3600
 # Six digits keep the job steps' sockets within the limit on paths.
 MaxJobId=999999
 JobRequeue=1
-ReturnToService=2
-# How soon a node failure is noticed: SlurmdTimeout without slurmd, or at the start
-# of the next slurmd for jobs older than BatchStartTimeout and MessageTimeout.
-SlurmdTimeout=10
-BatchStartTimeout=5
-MessageTimeout=5
-SlurmdParameters=config_overrides
-GresTypes=gpu
-NodeName=$NODE NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$CPUS Sockets=1 CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=$memory Gres=gpu:$GPUS
-PartitionName=$NODE Nodes=$NODE Default=YES MaxTime=UNLIMITED
 CONF
+}
+
+write_conf() {
+    local memory
+    memory=$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)
+    { conf_of_daemons "$memory" && conf_of_jobs; } >"$conf"
+    mkdir "$dir/state" "$dir/spool"
+    # Keeps the folder out of the repository's status, wherever in it that is.
+    echo '*' >"$dir/.gitignore"
 }
 
 # Slurm sets CUDA_VISIBLE_DEVICES only for GPUs that have a device file each.
@@ -272,8 +284,6 @@ prepare_folder() {
     fi
     mkdir -p "$dir"
     [[ -z $(ls -A "$dir") ]] || die "not empty and not a folder of this script: $dir"
-    mkdir "$dir/state" "$dir/spool"
-    echo '*' >"$dir/.gitignore"
 }
 
 start() {
