@@ -59,6 +59,10 @@ def test_what_fails_in_the_thread_is_raised(calls):
 
 
 def test_an_error_of_the_caller_is_the_one_that_is_raised():
-    with pytest.raises(ValueError, match="mine"), BackgroundWriter(lambda *_: None) as writer:
-        writer([0], 0, torch.zeros(1, 1, 1))
-        raise ValueError("mine")
+    def fail():
+        with BackgroundWriter(lambda *_: None) as writer:
+            writer([0], 0, torch.zeros(1, 1, 1))
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
