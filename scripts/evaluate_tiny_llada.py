@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=123, help="of the prompts (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=64, help="(default: %(default)s)")
     arguments = parser.parse_args()
+    torch.set_flush_denormal(True)
     model = load_model(arguments.model, device="cpu", dtype="float32")
     settings = Generation(max_tokens=arguments.max_tokens, batch_size=50)
     header = ["task", "all", *(f"{low} to {high} names" for low, high in LENGTHS)]

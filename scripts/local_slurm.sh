@@ -97,11 +97,9 @@ SlurmctldLogFile=$dir/slurmctld.log
 SlurmdLogFile=$dir/slurmd.log
 TaskProlog=$dir/task_prolog
 MailProg=/bin/true
-# How soon a node failure is noticed: SlurmdTimeout without slurmd, or at the start
-# of the next slurmd for jobs older than BatchStartTimeout and MessageTimeout.
-SlurmdTimeout=10
+# Enough for a busy machine's slurmd to answer, and short for one that was killed.
+SlurmdTimeout=20
 BatchStartTimeout=5
-MessageTimeout=5
 ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
@@ -342,6 +340,9 @@ kill_node() {
         kill "-$signal" "${pids[@]}" 2>/dev/null || true
         sleep 0.3
     done
+    # What Slurm would notice by itself after SlurmdTimeout.
+    timeout 10 scontrol update NodeName="$NODE" State=DOWN Reason=kill-node ||
+        die "killed slurmd and its jobs, but slurmctld does not answer"
     say "killed slurmd and its jobs, restart-slurmd brings the node back"
 }
 

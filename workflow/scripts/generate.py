@@ -12,4 +12,6 @@ if __name__ == "__main__":
         from horizons.run import generate_run
 
         torch.set_num_threads(snakemake.threads)
+        # Sharp attention leaves numbers below 1e-38, with which a CPU is several times slower; they become 0.
+        torch.set_flush_denormal(True)
         generate_run(Run.from_dict(snakemake.params.run), Path(snakemake.output.results))
