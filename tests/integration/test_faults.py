@@ -17,7 +17,6 @@ from horizons.validation import validate_triple
 from support import (
     contents,
     copy_environment,
-    copy_repository,
     random_samples,
     run_snakemake,
     snakemake_command,
@@ -28,25 +27,6 @@ from support import (
 TRIPLE = ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
 KILLS = 20
 LONGEST = 600  # seconds; a workflow that takes longer hangs
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
-    return copy_repository(tmp_path_factory.mktemp("pristine"))
-
-
-@pytest.fixture
-def repository(pristine, tmp_path):
-    return shutil.copytree(pristine, tmp_path / "repository")
-
-
-@pytest.fixture(scope="module")
-def finished(pristine, tmp_path_factory):
-    """A copy of the repository in which the small experiment has been run."""
-    folder = shutil.copytree(pristine, tmp_path_factory.mktemp("finished") / "repository")
-    run = run_snakemake(folder, "results/small/summary.csv")
-    assert run.returncode == 0, run.stderr
-    return folder
 
 
 @contextmanager
@@ -90,14 +70,10 @@ def error_lines(log):
 
 
 def test_a_workflow_killed_at_any_moment_and_run_again_gives_the_bytes_of_an_undisturbed_one(
-    pristine, finished, tmp_path
+    pristine, first_run, tmp_path
 ):
+    finished, duration = first_run
     expected = contents(finished / "results/small")
-    start = time.monotonic()
-    undisturbed = shutil.copytree(pristine, tmp_path / "timed")
-    assert run_snakemake(undisturbed, "results/small/summary.csv").returncode == 0
-    duration = time.monotonic() - start
-    assert contents(undisturbed / "results/small") == expected
 
     def disturb(seed):
         """Kill again and again, each time a little further on; a workflow that gets to its end begins anew."""
