@@ -289,7 +289,7 @@ start() {
         if ! { start_munged && start_daemon slurmctld && start_slurmd; }; then
             show_logs
             end_all
-            die "the node was not ready after $READY_SECONDS s, the logs stay in $dir"
+            die "the node did not get ready (limit $READY_SECONDS s), the logs stay in $dir"
         fi
         say "started, in $dir"
     fi
@@ -319,14 +319,19 @@ restart_slurmd() {
     say "slurmd runs again, in $dir"
 }
 
-# As a power cut would, none of them may notice the end of another and report it:
-# Slurm would see a failed job instead of a failed node.
+# As in a power cut, none of them may live to see another one's end and report it:
+# Slurm would see a failed job instead of a failed node. So all are stopped first
+# (twice, for what one of them started meanwhile), and children are killed before
+# their parents, whose end would wake them.
 kill_node() {
-    local pids signal
+    local signal pids
     is_ours || die "nothing runs in $dir"
-    mapfile -t pids < <(processes 'slurmd|slurmstepd')
-    [[ ${#pids[@]} -gt 0 ]] || die "no slurmd and no job to kill in $dir"
-    for signal in STOP KILL; do kill "-$signal" "${pids[@]}" 2>/dev/null || true; done
+    for signal in STOP STOP KILL; do
+        mapfile -t pids < <(processes 'slurmd|slurmstepd' | sort -rn)
+        [[ ${#pids[@]} -gt 0 ]] || die "no slurmd and no job to kill in $dir"
+        kill "-$signal" "${pids[@]}" 2>/dev/null || true
+        sleep 0.3
+    done
     say "killed slurmd and its jobs, restart-slurmd brings the node back"
 }
 

@@ -50,7 +50,7 @@ RESPONSE_LENGTH = 64
 # A batch takes its lines from one of these ranges of lengths, so that a short line does not pay for a long one. Short
 # lines teach how to find a position, far faster; each range joins in at its step.
 LENGTH_RANGES = [(3, 8), (9, 14), (15, 20)]
-RANGE_STARTS = [0, 2800, 5600]
+RANGE_STARTS = [0, 2800, 4200]
 FULL_RESPONSE_SHARE = 0.1  # batches whose responses are filled up to RESPONSE_LENGTH; in the others just past the end
 LEARNING_RATE, EMBEDDING_LEARNING_RATE = 0.02, 0.005
 WARMUP_STEPS, DECAY_SHARE = 300, 0.3
@@ -250,7 +250,7 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the default model on the waiting-line tasks.")
-    parser.add_argument("--steps", type=int, default=14000, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=11000, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(

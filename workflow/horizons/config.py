@@ -202,10 +202,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """PyYAML takes the last of two equal keys without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for (key_node, _), key in zip(node.value, keys, strict=True):
-            if keys.count(key) > 1:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -238,7 +240,7 @@ def _describe(problem: Any) -> str:  # noqa: ANN401, pydantic's ErrorDetails
         return f"{'.'.join(location)} is missing; it has no default"
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.7)
         return f"{'.'.join(location)} is not a known key; " + (
             f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         )

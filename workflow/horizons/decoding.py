@@ -1,8 +1,9 @@
 """Left-to-right generation: a model and prompts in, committed tokens and the logits of every entry out."""
 
 import hashlib
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import torch
 
@@ -14,6 +15,13 @@ from horizons.models.base import MaskedModel
 # horizons ascending; on the model's device, not to be changed.
 OnTimestep = Callable[[int, torch.Tensor], None]
 
+# Called with the samples of a batch, the number of their first entry in `logits`, and the logits (samples, entries,
+# vocab_size) of consecutive entries, on the model's device; not to be changed. Samples that are done again begin at
+# entry 0 once more.
+OnEntries = Callable[[list[int], int, torch.Tensor], None]
+
+logger = logging.getLogger(__name__)
+
 
 def generate(
     model: MaskedModel, prompts: list[list[int]], settings: Generation, seed: int = 42, first_sample: int = 0
@@ -21,26 +29,85 @@ def generate(
     """Generate for each prompt, a list of token ids; yields sample by sample, in prompt order.
 
     Each is (tokens, logits): the committed tokens (max_tokens,) and the raw logits (num_entries, vocab_size) of the
-    entries, in entry order, on the CPU. Prompts are batched by length, so samples are held until their turn comes;
-    `decode_batch` is for those who can't hold them. `first_sample` is the number of the first prompt in the whole
-    dataset: with the seed it decides the noise of a sample, whatever batch or shard the sample is in.
+    entries, in entry order, on the CPU; no entries without save_logits. Prompts are batched by length, so samples are
+    held until their turn comes; `decode_in_batches` is for those who can't hold them. `first_sample` is the number of
+    the first prompt in the whole dataset: with the seed it decides the noise of a sample, whatever batch or shard the
+    sample is in. Raises UserError where the memory of the GPU does not suffice for one prompt.
     """
-    done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    entries: dict[int, list[torch.Tensor]] = {sample: [] for sample in range(len(prompts))}
+
+    def keep(samples: list[int], first_entry: int, logits: torch.Tensor) -> None:
+        for sample, rows in zip(samples, logits.cpu(), strict=True):
+            entries[sample][first_entry:] = rows
+
+    seeds = [sample_seed(seed, first_sample + sample) for sample in range(len(prompts))]
+    done: dict[int, torch.Tensor] = {}
     next_sample = 0
-    for batch in batches_by_length(prompts, settings.batch_size):
-        steps: list[torch.Tensor] = []
-        tokens = decode_batch(
+    for batch, tokens in decode_in_batches(model, prompts, settings, seeds, keep if settings.save_logits else None):
+        done.update(zip(batch, tokens, strict=True))
+        while next_sample in done:
+            rows = entries.pop(next_sample)
+            yield done.pop(next_sample), torch.stack(rows) if rows else torch.empty(0, model.vocab_size)
+            next_sample += 1
+
+
+def decode_in_batches(
+    model: MaskedModel,
+    prompts: list[list[int]],
+    settings: Generation,
+    seeds: list[int],
+    on_entries: OnEntries | None = None,
+    done: Container[int] = (),
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Generate for all prompts but those `done`; yields, batch by batch, the numbers of its samples and their tokens.
+
+    Shorter prompts come first. Tokens are (batch, max_tokens), on the CPU. A batch that does not fit the GPU's memory
+    is done again in halves, and so are those after it, which are longer. Raises UserError if one prompt does not fit.
+    """
+    batches = batches_by_length(prompts, settings.batch_size)
+    queue = [left for batch in batches if (left := [sample for sample in batch if sample not in done])]
+    while queue:
+        batch = queue[0]
+        if (tokens := _decode_if_it_fits(model, batch, prompts, settings, seeds, on_entries)) is not None:
+            yield queue.pop(0), tokens
+            continue
+        # Here and not in an `except`, where the traceback would still hold the tensors of the failed attempt.
+        torch.cuda.empty_cache()
+        if len(batch) == 1:
+            raise UserError(
+                f"CUDA out of memory with a single prompt of {len(prompts[batch[0]])} tokens; use a larger GPU, a "
+                "smaller model.dtype or generation.max_tokens, or shorter prompts"
+            )
+        size = len(batch) // 2
+        logger.warning("CUDA out of memory with %d prompts together; going on with %d", len(batch), size)
+        queue = [part[start : start + size] for part in queue for start in range(0, len(part), size)]
+
+
+def _decode_if_it_fits(
+    model: MaskedModel,
+    batch: list[int],
+    prompts: list[list[int]],
+    settings: Generation,
+    seeds: list[int],
+    on_entries: OnEntries | None,
+) -> torch.Tensor | None:
+    next_entry = 0
+
+    def on_timestep(_timestep: int, logits: torch.Tensor) -> None:
+        nonlocal next_entry
+        on_entries(batch, next_entry, logits)
+        next_entry += logits.shape[1]
+
+    try:
+        return decode_batch(
             model,
             [prompts[sample] for sample in batch],
             settings,
-            [sample_seed(seed, first_sample + sample) for sample in batch],
-            lambda _timestep, logits: steps.append(logits.cpu()),  # noqa: B023, called within this turn of the loop
+            [seeds[sample] for sample in batch],
+            on_timestep if on_entries else None,
         )
-        entries = torch.cat(steps, dim=1)
-        done.update({sample: (tokens[row], entries[row]) for row, sample in enumerate(batch)})
-        while next_sample in done:
-            yield done.pop(next_sample)
-            next_sample += 1
+    except torch.cuda.OutOfMemoryError:
+        return None
 
 
 def batches_by_length(prompts: list[list[int]], batch_size: int) -> list[list[int]]:
@@ -125,7 +192,8 @@ def choose(
     Greedy at temperature 0; else drawn from softmax(scores / temperature) by the Gumbel-max trick, in float64, with a
     generator of its own for each row.
     """
-    scores = scores.double() if temperature > 0 else scores.clone()
+    # A copy: the scores may be the logits that are recorded.
+    scores = scores.to(torch.float64 if temperature > 0 else scores.dtype, copy=True)
     scores[:, mask_token_id] = -math.inf
     if temperature == 0:
         return scores.argmax(-1)

@@ -68,7 +68,8 @@ def safetensors_header(num_samples: int, entries_per_sample: int, vocab_size: in
 class TripleWriter:
     """Writes the triple of one run: logits as they are produced, in any order of samples, then everything at once.
 
-    A context manager. The files appear under their own names in `finish`; without it nothing stays behind.
+    A context manager. The files appear under their own names in `finish`. Until then the logits are in a temporary
+    file, which stays behind where the job is killed or fails, so that a later one can `resume`.
     """
 
     def __init__(
@@ -87,20 +88,28 @@ class TripleWriter:
         self.vocab_size, self.dtype, self.horizons = vocab_size, dtype, horizons
         self.entries = entries_of_sample(max_tokens, horizons)
         self._header = safetensors_header(len(question_ids), len(self.entries), vocab_size, dtype)
+        self._file_size = len(self._header) + self.num_entries * self._row_bytes
         self._descriptor: int | None = None
+        self._resume = False
 
     def __enter__(self) -> Self:
-        self._descriptor = os.open(temporary_path(self.logits_file), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        create = 0 if self._resume else os.O_TRUNC
+        self._descriptor = os.open(temporary_path(self.logits_file), os.O_RDWR | os.O_CREAT | create, 0o666)
         os.pwrite(self._descriptor, self._header, 0)
-        os.ftruncate(self._descriptor, len(self._header) + self.num_entries * self._row_bytes)
+        os.ftruncate(self._descriptor, self._file_size)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-        for path in (self.logits_file, self.metadata_file):
-            temporary_path(path).unlink(missing_ok=True)
+        temporary_path(self.metadata_file).unlink(missing_ok=True)
+
+    def resume(self) -> bool:
+        """Keep the logits that an earlier writer of the same run left; whether there are any. To be called first."""
+        temporary = temporary_path(self.logits_file)
+        self._resume = temporary.is_file() and temporary.stat().st_size == self._file_size
+        return self._resume
 
     @property
     def num_entries(self) -> int:
@@ -111,15 +120,27 @@ class TripleWriter:
     def _row_bytes(self) -> int:
         return self.vocab_size * self.dtype.itemsize
 
-    def write_logits(self, sample_idx: int, first_entry: int, logits: torch.Tensor) -> None:
-        """Write the logits (entries, vocab_size) of consecutive entries of one sample."""
-        data = memoryview(logits.to(self.dtype).contiguous().view(torch.uint8).numpy()).cast("B")
-        row = sample_idx * len(self.entries) + first_entry
-        offset = len(self._header) + row * self._row_bytes
+    def write_logits(self, samples: list[int], first_entry: int, logits: torch.Tensor) -> None:
+        """Write the logits (samples, entries, vocab_size) of consecutive entries, the same ones of each sample.
+
+        Raises ValueError where they do not fit.
+        """
+        if logits.shape[0] != len(samples) or first_entry + logits.shape[1] > len(self.entries):
+            raise ValueError(f"logits {tuple(logits.shape)} from entry {first_entry} do not fit {self.logits_file}")
+        if logits.shape[2] != self.vocab_size:
+            raise ValueError(f"logits {tuple(logits.shape)} do not fit a vocabulary of {self.vocab_size}")
+        for sample, rows in zip(samples, logits.to(self.dtype), strict=True):
+            data = memoryview(rows.contiguous().view(torch.uint8).numpy()).cast("B")
+            offset = len(self._header) + (sample * len(self.entries) + first_entry) * self._row_bytes
+            with naming(self.logits_file):
+                while data:
+                    written = os.pwrite(self._descriptor, data, offset)
+                    data, offset = data[written:], offset + written
+
+    def flush(self) -> None:
+        """Bring the logits written so far to the disk."""
         with naming(self.logits_file):
-            while data:
-                written = os.pwrite(self._descriptor, data, offset)
-                data, offset = data[written:], offset + written
+            os.fdatasync(self._descriptor)
 
     def finish(self, results: dict[str, Any], description: dict[str, Any]) -> None:
         """Write the metadata and the results, then give all three files their names.
@@ -128,8 +149,7 @@ class TripleWriter:
         to find and understand the logits, `saved_logits_metadata`, is put before the outputs and into each of them;
         `description` adds to it what the writer can't know.
         """
-        with naming(self.logits_file):
-            os.fsync(self._descriptor)
+        self.flush()
         with naming(self.metadata_file), temporary_path(self.metadata_file).open("wb") as file:
             file.write(b"[\n" + b",\n".join(self._metadata_lines()) + b"\n]\n")
             flush(file)

@@ -7,7 +7,7 @@ Input: the tables of all its runs, and the style file. Output: each figure as PN
 rule plot:
     input:
         tables=lambda wildcards: expand(
-            rules.divergence.output.table, run=runs_of(wildcards.experiment), allow_missing=True
+            rules.divergence.output.table, run=points_of(wildcards.experiment), allow_missing=True
         ),
         style="workflow/report/horizons.mplstyle",
     output:

@@ -9,7 +9,7 @@ rule summarize:
     input:
         tables=rules.plot.input.tables,
         results=lambda wildcards: expand(
-            rules.generate.output.results, run=runs_of(wildcards.experiment), allow_missing=True
+            rules.generate.output.results, run=points_of(wildcards.experiment), allow_missing=True
         ),
         plots=rules.plot.output,
     output:

@@ -1,10 +1,11 @@
 """What every family of models gives: token ids in, raw logits at the asked positions out."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+from jinja2 import TemplateError
 
 from horizons.errors import UserError
 from horizons.prompts import Prompt
@@ -27,22 +28,6 @@ class MaskedModel(Protocol):
 
 
 @dataclass
-class Checkpoint:
-    """A checkpoint folder that is about to be loaded, and how."""
-
-    name: str  # as the user gave it, for errors
-    folder: str
-    config: dict[str, Any]
-    dtype: torch.dtype
-    device_map: str | torch.device  # a device, or "auto" to spread the layers over all GPUs
-    trust_remote_code: bool = False
-
-    def refuse(self, problem: object) -> UserError:
-        """The error for something in config.json that can't be used."""
-        return UserError(f"{self.name}: config.json: {problem}")
-
-
-@dataclass
 class Family:
     """What an adapter makes of a checkpoint."""
 
@@ -50,6 +35,9 @@ class Family:
     context_length: int | None
     logits_shift: int = 0  # 1: the output at position i is the prediction for the token at i + 1
     head_on_asked_rows: bool = True  # the network is a base model and an LM head that takes its hidden states
+    mask_id_in_tokenizer: bool = False  # the tokenizer decides which token is the mask; else config.json does
+    # transformers' own tokenizers for those whose class is in the checkpoint's code, by the name of that class
+    tokenizer_classes: dict[str, type] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,7 +80,9 @@ class CheckpointModel:
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask.to(self.device)
         logits = self.family.network(**inputs).logits
-        return logits if self.family.head_on_asked_rows else _select_rows(logits, self._asked)
+        if not self.family.head_on_asked_rows:
+            logits = _select_rows(logits, self._asked)
+        return logits.to(self.device)
 
     def _keep_asked_rows(self, _module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401
         """Between the layers and the LM head: drop the hidden states (batch, length, width) nobody asked for."""
@@ -101,38 +91,56 @@ class CheckpointModel:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, up to where the masks begin. Raises UserError for a prompt that can't be used."""
-        if prompt.messages is not None:
-            if not self.tokenizer.chat_template:
-                raise UserError(f"prompt {prompt.id!r}: has messages, but the model has no chat template; give prompt")
-            text = self.tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
-            token_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        else:
+        if prompt.messages is None:
             token_ids = self.prefix_ids + self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        else:
+            token_ids = self.tokenizer(self._render_chat(prompt), add_special_tokens=False)["input_ids"]
         if self.mask_token_id in token_ids:
             raise UserError(f"prompt {prompt.id!r}: contains the mask token; it would be taken for an unknown position")
         if not token_ids:
             raise UserError(f"prompt {prompt.id!r}: has no tokens")
+        if max(token_ids) >= self.vocab_size:
+            raise UserError(
+                f"prompt {prompt.id!r}: has the token {max(token_ids)}; the model's vocabulary ends at "
+                f"{self.vocab_size - 1}, so the tokenizer is not this model's"
+            )
         return token_ids
+
+    def _render_chat(self, prompt: Prompt) -> str:
+        if not self.tokenizer.chat_template:
+            raise UserError(f"prompt {prompt.id!r}: has messages, but the model has no chat template; give prompt")
+        try:
+            # Not tokenized by the template: then the tokenizer would put its special tokens around it once more.
+            return self.tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise UserError(f"prompt {prompt.id!r}: the model's chat template refuses it: {error}") from error
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of generated tokens up to the first end-of-text; ids the tokenizer lacks show as ⟨id⟩."""
-        text = ""
-        run: list[int] = []
+        known: list[int] = []
+        unknown: list[tuple[int, int]] = []  # how many known ids stand before it, id
         for token_id in token_ids:
             if token_id in self.eos_token_ids:
                 break
-            if token_id in self._known_ids:
-                run.append(token_id)
-                continue
-            text += self.tokenizer.decode(run, skip_special_tokens=True) + f"⟨{token_id}⟩"
-            run = []
-        return text + self.tokenizer.decode(run, skip_special_tokens=True)
+            if token_id in self._tokenizer_ids:
+                known.append(token_id)
+            else:
+                unknown.append((len(known), token_id))
+        text = self._decode_known(known)
+        # A token alone may lose the space before it, so the known ones are decoded together.
+        for number_before, token_id in reversed(unknown):
+            before = self._decode_known(known[:number_before])
+            while not text.startswith(before):  # tokens that are parts of one character
+                before = before[:-1]
+            text = f"{before}⟨{token_id}⟩{text[len(before) :]}"
+        return text
 
-    @property
-    def _known_ids(self) -> Mapping[int, object]:
-        if not hasattr(self, "_vocabulary"):
-            self._vocabulary = dict.fromkeys(self.tokenizer.get_vocab().values())
-        return self._vocabulary
+    def _decode_known(self, token_ids: list[int]) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    @cached_property
+    def _tokenizer_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.get_vocab().values())
 
 
 def _select_rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

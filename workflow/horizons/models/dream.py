@@ -1,52 +1,55 @@
 """Dream 7B and DiffuCoder: a Qwen2 with bidirectional attention, trained to predict the next position."""
 
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from typing import Any
 
-from horizons.models.base import Checkpoint, Family
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from horizons.models.base import Family
+from horizons.models.checkpoint import Checkpoint, require_integers, require_numbers, require_switches
 
 # Switches of Dream's config that its published code reads, and the values for which it is exactly Qwen2.
-REQUIRED_SWITCHES: dict[str, object] = {
-    "hidden_act": "silu",
-    "use_sliding_window": False,
-    "rope_scaling": None,
-}
-REQUIRED_KEYS = [
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("max_position_embeddings", "rope_theta"),
-]
+REQUIRED_SWITCHES: dict[str, object] = {"hidden_act": "silu", "use_sliding_window": False, "rope_scaling": None}
 
 
 def load(checkpoint: Checkpoint) -> Family:
     """Load a Dream checkpoint into `Qwen2ForCausalLM`; its weight names are the same."""
-    config = checkpoint.config
-    for key in REQUIRED_KEYS:
-        if config.get(key) is None:
-            raise checkpoint.refuse(f"{key} is missing")
-    for key, required in REQUIRED_SWITCHES.items():
-        value = config.get(key)
-        if value is not None and value != required:
-            raise checkpoint.refuse(f"{key} is {value!r}; only {required!r} is supported")
-    qwen2_config = Qwen2Config(
+    try:
+        config = qwen2_config(checkpoint.config)
+    except ValueError as error:
+        raise checkpoint.refuse(error) from error
+    network = checkpoint.load_network(Qwen2ForCausalLM, config=config)
+    # The tokenizer that comes with Dream's code is a copy of Qwen2's.
+    return Family(
+        network,
+        context_length=config.max_position_embeddings,
+        logits_shift=1,
+        tokenizer_classes={"DreamTokenizer": Qwen2Tokenizer},
+    )
+
+
+def qwen2_config(config: dict[str, Any]) -> Qwen2Config:
+    """The `Qwen2Config` with which `Qwen2ForCausalLM` computes what Dream's published code computes.
+
+    Raises ValueError, naming the key, where `config` lacks one or has a switch that this is not right for.
+    """
+    require_switches(config, REQUIRED_SWITCHES, {})
+    config = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False} | config
+    sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
+    require_integers(config, [*sizes, "vocab_size", "max_position_embeddings"])
+    require_numbers(config, ["rope_theta", "rms_norm_eps"])
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise ValueError("hidden_size must be a multiple of num_attention_heads")
+    if config["num_attention_heads"] % config["num_key_value_heads"]:
+        raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
+    return Qwen2Config(
+        **{key: config[key] for key in sizes},
         vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_hidden_layers=config["num_hidden_layers"],
-        num_attention_heads=config["num_attention_heads"],
-        num_key_value_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
         max_position_embeddings=config["max_position_embeddings"],
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
-        tie_word_embeddings=config.get("tie_word_embeddings", False),
+        rms_norm_eps=float(config["rms_norm_eps"]),
+        rope_parameters={"rope_type": "default", "rope_theta": float(config["rope_theta"])},
+        tie_word_embeddings=bool(config["tie_word_embeddings"]),
         use_sliding_window=False,
-        pad_token_id=None,
+        pad_token_id=None,  # else the embedding of Dream's pad, which is its end-of-text, would not be trained
+        use_cache=False,
         is_causal=False,
     )
-    network = Qwen2ForCausalLM.from_pretrained(
-        checkpoint.folder,
-        config=qwen2_config,
-        dtype=checkpoint.dtype,
-        device_map=checkpoint.device_map,
-        use_safetensors=True,
-        local_files_only=True,
-    )
-    return Family(network, context_length=qwen2_config.max_position_embeddings, logits_shift=1)

@@ -9,9 +9,10 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from horizons.models.base import Checkpoint, Family
+from horizons.models.base import Family
+from horizons.models.checkpoint import Checkpoint, require_integers, require_numbers, require_switches
 
-# The switches of LLaDA's config for which its block is exactly Llama's, and the value each must have (or lack).
+# The switches of LLaDA's config that must have these values for its block to be exactly Llama's ...
 REQUIRED_SWITCHES: dict[str, object] = {
     "activation_type": "silu",
     "alibi": False,
@@ -24,11 +25,18 @@ REQUIRED_SWITCHES: dict[str, object] = {
     "include_qkv_bias": False,
     "input_emb_norm": False,
     "layer_norm_type": "rms",
-    "multi_query_attention": None,
+    "layer_norm_with_affine": True,
     "rope": True,
     "scale_logits": False,
 }
-REQUIRED_KEYS = ["d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length", "rope_theta"]
+# ... and what the published code takes those for that are missing, where that is something else.
+PUBLISHED_DEFAULTS: dict[str, object] = {
+    "activation_type": "swiglu",
+    "block_type": "sequential",
+    "include_bias": True,
+    "layer_norm_type": "default",
+    "rope": False,
+}
 
 # LLaDA's name of each weight, and Llama's; {} stands for the number of the block.
 WEIGHT_NAMES = {
@@ -57,15 +65,7 @@ def load(checkpoint: Checkpoint) -> Family:
         "^" + re.escape(llada).replace(r"\{\}", r"(\d+)") + "$": llama.replace("{}", r"\1")
         for llada, llama in WEIGHT_NAMES.items()
     }
-    network = LlamaForCausalLM.from_pretrained(
-        checkpoint.folder,
-        config=config,
-        key_mapping=patterns,
-        dtype=checkpoint.dtype,
-        device_map=checkpoint.device_map,
-        use_safetensors=True,
-        local_files_only=True,
-    )
+    network = checkpoint.load_network(LlamaForCausalLM, llada_weight_name, config=config, key_mapping=patterns)
     return Family(network, context_length=config.max_position_embeddings)
 
 
@@ -74,28 +74,35 @@ def llama_config(config: dict[str, Any]) -> LlamaConfig:
 
     Raises ValueError, naming the key, where `config` lacks one or has a switch that this mapping is not right for.
     """
-    for key in REQUIRED_KEYS:
-        if config.get(key) is None:
-            raise ValueError(f"{key} is missing")
-    for key, required in REQUIRED_SWITCHES.items():
-        value = config.get(key)
-        if value is not None and value != required and not (value is False and required is None):
-            raise ValueError(f"{key} is {value!r}; only {required!r} is supported")
-    intermediate_size = config.get("mlp_hidden_size") or config.get("mlp_ratio", 4) * config["d_model"]
+    config = {"mlp_ratio": 4, "rms_norm_eps": 1e-5, "weight_tying": True} | config  # the published code's defaults
+    require_switches(config, REQUIRED_SWITCHES, PUBLISHED_DEFAULTS)
+    if config.get("multi_query_attention"):
+        raise ValueError("multi_query_attention is True; give n_kv_heads: 1 instead")
+    sizes = {
+        "embedding_size": config.get("embedding_size") or config.get("vocab_size"),
+        "mlp_hidden_size": config.get("mlp_hidden_size") or config["mlp_ratio"] * config.get("d_model", 0),
+        "n_kv_heads": config.get("n_kv_heads") or config.get("n_heads"),
+    }
+    config |= sizes
+    require_integers(config, ["d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length", *sizes])
+    require_numbers(config, ["rope_theta", "rms_norm_eps"])
+    if config["d_model"] % config["n_heads"] or config["n_heads"] % config["n_kv_heads"]:
+        raise ValueError("d_model must be a multiple of n_heads, and n_heads of n_kv_heads")
     return LlamaConfig(
-        vocab_size=config.get("embedding_size") or config["vocab_size"],
+        vocab_size=config["embedding_size"],
         hidden_size=config["d_model"],
-        intermediate_size=intermediate_size,
+        intermediate_size=config["mlp_hidden_size"],
         num_hidden_layers=config["n_layers"],
         num_attention_heads=config["n_heads"],
-        num_key_value_heads=config.get("n_kv_heads") or config["n_heads"],
+        num_key_value_heads=config["n_kv_heads"],
         max_position_embeddings=config["max_sequence_length"],
-        rms_norm_eps=config.get("rms_norm_eps", 1e-5),
-        rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
-        tie_word_embeddings=config.get("weight_tying", False),
+        rms_norm_eps=float(config["rms_norm_eps"]),
+        rope_parameters={"rope_type": "default", "rope_theta": float(config["rope_theta"])},
+        tie_word_embeddings=bool(config["weight_tying"]),
         attention_bias=False,
         mlp_bias=False,
         pad_token_id=None,  # else the embedding of LLaDA's pad, which is its end-of-text, would not be trained
+        use_cache=False,
         is_causal=False,
     )
 

@@ -1,33 +1,42 @@
 """Any masked language model that transformers knows: BERT, RoBERTa, ModernBERT, EuroBERT, ESM ..."""
 
+import re
+
 from transformers import AutoModelForMaskedLM
 
-from horizons.models.base import Checkpoint, Family
+from horizons.models.base import Family
+from horizons.models.checkpoint import Checkpoint
 
 # Models whose positions are learned and start after the padding id lose that many of their positions.
 OFFSET_POSITIONS = {
-    "roberta",
-    "xlm-roberta",
     "camembert",
-    "xlm-roberta-xl",
     "data2vec-text",
-    "xmod",
-    "longformer",
     "esm",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
 }
+# Heads of other tasks, and buffers of older versions: the published BERT holds them, masked predictions do not.
+OTHER_TASKS = re.compile(r"pooler\.|^cls\.seq_relationship\.|sop_classifier\.|contact_head\.|position_ids$|inv_freq$")
 
 
 def load(checkpoint: Checkpoint) -> Family:
     """Load a checkpoint through `AutoModelForMaskedLM`."""
-    network = AutoModelForMaskedLM.from_pretrained(
-        checkpoint.folder,
-        dtype=checkpoint.dtype,
-        device_map=checkpoint.device_map,
-        trust_remote_code=checkpoint.trust_remote_code,
-        use_safetensors=True,
-        local_files_only=True,
+    if checkpoint.config.get("is_decoder"):
+        raise checkpoint.refuse("is_decoder is True; the model would not see the tokens after a mask")
+    network = checkpoint.load_network(
+        AutoModelForMaskedLM,
+        ignored_weights=lambda weight: OTHER_TASKS.search(weight) is not None,
+        trust_remote_code=False,  # transformers' own code where there is both
     )
     context_length = getattr(network.config, "max_position_embeddings", None)
     if context_length is not None and network.config.model_type in OFFSET_POSITIONS:
         context_length -= network.config.pad_token_id + 1
-    return Family(network, context_length)
+    # config.json has a mask_token_id, too, for some: XLM's is 0, which is not its mask.
+    return Family(network, context_length, mask_id_in_tokenizer=True)

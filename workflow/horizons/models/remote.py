@@ -2,7 +2,8 @@
 
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from horizons.models.base import Checkpoint, Family
+from horizons.models.base import Family
+from horizons.models.checkpoint import Checkpoint
 
 AUTO_CLASSES = {
     "AutoModelForMaskedLM": AutoModelForMaskedLM,
@@ -21,12 +22,7 @@ def load(checkpoint: Checkpoint) -> Family:
     auto_class = next((AUTO_CLASSES[name] for name in AUTO_CLASSES if name in auto_map), None)
     if auto_class is None:
         raise checkpoint.refuse(f"auto_map names none of {', '.join(AUTO_CLASSES)}")
-    network = auto_class.from_pretrained(
-        checkpoint.folder,
-        dtype=checkpoint.dtype,
-        device_map=checkpoint.device_map,
-        trust_remote_code=True,
-        local_files_only=True,
-    )
+    network = checkpoint.load_network(auto_class, trust_remote_code=True)
+    network.config.use_cache = False  # each canvas is read once
     context_length = getattr(network.config, "max_position_embeddings", None)
     return Family(network, context_length, head_on_asked_rows=False)

@@ -1,0 +1,92 @@
+"""The divergence table against a plain loop of one pair at a time in float64."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from horizons import divergence
+from horizons.divergence import end_position, measure_divergence
+from horizons.errors import UserError
+from horizons.schedule import entries_of_sample
+from horizons.tables import COLUMNS
+from support import random_samples, write_triple
+
+
+def plain_loop(samples, max_tokens, horizons):
+    """Every number of every entry as its definition says, one pair at a time."""
+    rows = []
+    entries = entries_of_sample(max_tokens, horizons)
+    for sample_idx, (tokens, logits) in enumerate(samples):
+        final_rows = {e.relative_position: row for row, e in enumerate(entries) if e.horizon == 1}
+        for entry, early in zip(entries, logits.double(), strict=True):
+            late = logits[final_rows[entry.relative_position]].double()
+            p, q = early.softmax(0), late.softmax(0)
+            m = (p + q) / 2
+            token = tokens[entry.relative_position].item()
+            top = early.sort(descending=True, stable=True)
+            final_top = late.sort(descending=True, stable=True)
+            rows.append(
+                {
+                    "sample_idx": sample_idx,
+                    "question_id": f"q{sample_idx}",
+                    "relative_position": entry.relative_position,
+                    "horizon": entry.horizon,
+                    "timestep": entry.timestep,
+                    "kl": (p * (p / q).log()).sum().item(),
+                    "kl_reverse": (q * (q / p).log()).sum().item(),
+                    "js": ((p * (p / m).log()).sum() + (q * (q / m).log()).sum()).item() / 2,
+                    "top1_agreement": float(top.indices[0] == final_top.indices[0]),
+                    "top5_agreement": len({*top.indices[:5].tolist()} & {*final_top.indices[:5].tolist()}) / 5,
+                    "entropy": -(p * p.log()).sum().item(),
+                    "confidence": p.max().item(),
+                    "margin": (top.values[0] - top.values[1]).item(),
+                    "final_token_probability": p[token].item(),
+                    "final_token_rank": (early > early[token]).sum().item(),
+                    "top1_token_id": top.indices[0].item(),
+                    "final_token_id": token,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(23, torch.float32), (6000, torch.bfloat16), (6000, torch.float32)])
+@pytest.mark.parametrize("block_size", [1, 40_000, 2**26])
+def test_the_table_is_that_of_a_plain_loop(tmp_path, monkeypatch, vocab_size, dtype, block_size):
+    monkeypatch.setitem(divergence.BLOCK_SIZE, "cpu", block_size)
+    samples = random_samples(2, 12, vocab_size, dtype)
+    table = measure_divergence(write_triple(tmp_path, samples, 12))
+    expected = plain_loop(samples, 12, [1, 2, 4, 8])
+    assert list(table.columns) == COLUMNS
+    assert set(table["run"]) == {"00000"}
+    for name in expected:
+        if name == "question_id":
+            assert table[name].tolist() == expected[name].tolist()
+        else:
+            np.testing.assert_allclose(table[name], expected[name], atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_positions_after_the_first_end_of_text_are_marked(tmp_path):
+    samples = random_samples(1, 6, 23)
+    end = samples[0][0][2].item()
+    table = measure_divergence(write_triple(tmp_path, samples, 6, eos_token_ids=[end]))
+    first = samples[0][0].tolist().index(end)
+    assert (table["after_eos"] == (table["relative_position"] > first)).all()
+
+
+def test_the_end_of_a_text_without_end_of_text_is_its_last_token():
+    assert end_position([5, 6, 7], [1]) == 2
+    assert end_position([5, 1, 7, 1], [1]) == 1
+
+
+def test_logits_of_minus_infinity_are_compared_as_defined(tmp_path):
+    samples = random_samples(1, 6, 6000)
+    samples[0][1][:, 5000:-1] = -torch.inf
+    table = measure_divergence(write_triple(tmp_path, samples, 6))
+    assert np.isfinite(table[["kl", "kl_reverse", "js", "entropy"]]).all(axis=None)
+
+
+def test_a_position_without_a_final_prediction_is_refused():
+    horizons = np.array([1, 2])
+    with pytest.raises(UserError, match="position 1 has no final prediction"):
+        divergence.measure_sample(torch.randn(2, 9), horizons, np.array([0, 1]), [0, 0])

@@ -1,0 +1,161 @@
+"""The triple on disk, by the format's own readers, and older files."""
+
+import gzip
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from horizons.errors import UserError
+from horizons.schedule import entries_of_sample
+from horizons.triple import load_entries, open_triple, safetensors_header
+from support import random_samples, write_triple
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_safetensors_reader_gives_every_entry(tmp_path, dtype):
+    samples = random_samples(3, 10, 23, dtype)
+    results_file = write_triple(tmp_path, samples, 10)
+    tensors = load_file(tmp_path / "00000.safetensors")
+    assert len(tensors) == 3 * len(entries_of_sample(10, [1, 2, 4, 8]))
+    for sample, (_, logits) in enumerate(samples):
+        for entry, row in enumerate(logits):
+            assert torch.equal(tensors[f"sample_{sample}_entry_{entry}"], row)
+    with safe_open(tmp_path / "00000.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    triple = open_triple(results_file)
+    assert triple.logits.dtype == dtype
+    assert torch.equal(triple.logits, torch.cat([logits for _, logits in samples]))
+    assert torch.equal(triple.sample(1), samples[1][1])
+
+
+def test_the_logits_are_mapped_not_read(tmp_path):
+    results_file = write_triple(tmp_path, random_samples(2, 10, 23), 10)
+    logits = open_triple(results_file).logits
+    with (tmp_path / "00000.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\0\0\0\0")
+    assert logits[-1, -1] == 0
+
+
+def test_metadata_follows_the_schedule_and_its_keys_name_the_rows(tmp_path):
+    samples = random_samples(2, 10, 23)
+    results_file = write_triple(tmp_path, samples, 10, prompt_length=7)
+    metadata = json.loads((tmp_path / "00000.metadata.json").read_text())
+    assert metadata == open_triple(results_file).metadata
+    assert metadata[0] == {
+        "key": "sample_0_entry_0",
+        "sample_idx": 0,
+        "entry_idx": 0,
+        "question_id": "q0",
+        "timestep": 0,
+        "horizon": 1,
+        "absolute_position": 7,
+        "relative_position": 0,
+        "last_unmasked_position": -1,
+    }
+    keys = [f"sample_{sample}_entry_{entry}" for sample in range(2) for entry in range(len(samples[0][1]))]
+    assert [entry["key"] for entry in metadata] == keys
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_triple(tmp_path / name, random_samples(2, 6, 11), 6)
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1]
+    assert sorted(contents[0]) == ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
+
+
+def test_no_file_of_the_triple_appears_when_writing_fails(tmp_path):
+    tokens, logits = random_samples(1, 6, 11)[0]
+    with pytest.raises(ValueError, match="do not fit"):
+        write_triple(tmp_path, [(tokens, logits), (tokens, torch.zeros(1, 5))], 6)
+    assert [path.name for path in tmp_path.iterdir()] == [".00000.safetensors.tmp"]
+
+
+def test_entries_act_as_mutable_dicts_whose_logits_are_float32(tmp_path):
+    samples = random_samples(2, 10, 23, torch.bfloat16)
+    logits_data = load_entries(write_triple(tmp_path, samples, 10))
+    entry = logits_data[3]
+    assert entry["logits"].dtype == torch.float32
+    entry["logits_np"] = entry["logits"].numpy()
+    assert entry["logits_np"].tolist() == samples[0][1][3].float().tolist()
+    assert "logits" in entry
+    assert entry.get("nothing") is None
+    assert set(dict(entry)) == {*open_triple(tmp_path / "00000.json.gz").metadata[3], "logits", "logits_np"}
+    entry["logits"] = entry["logits"] * 0
+    assert entry["logits"].eq(0).all()
+
+
+def test_a_header_beyond_the_formats_limit_says_how_many_shards_would_do():
+    with pytest.raises(UserError, match=r"header of .* bytes; the format allows 100,000,000; set shards to \d+ times"):
+        safetensors_header(10_000, 245, 126_464, torch.bfloat16)
+
+
+def older_results(tmp_path, samples, logits_file):
+    reference = {"num_entries": len(samples[0][1]), "logits_file": logits_file, "horizons": [1, 2, 4, 8]}
+    outputs = [{"output_ids": tokens.tolist(), "saved_logits_metadata": reference} for tokens, _ in samples]
+    results_file = tmp_path / "00000.json.gz"
+    results_file.write_bytes(gzip.compress(json.dumps({"outputs": outputs}).encode()))
+    return results_file
+
+
+def older_metadata(samples):
+    return [
+        {
+            "key": f"sample_{sample}_entry_{number}",
+            "sample_idx": sample,
+            "entry_idx": number,
+            "question_id": f"q{sample}",
+            "timestep": entry.timestep,
+            "horizon": entry.horizon,
+            "absolute_position": 3 + entry.relative_position,
+            "relative_position": entry.relative_position,
+            "last_unmasked_position": entry.last_unmasked_position,
+        }
+        for sample in range(len(samples))
+        for number, entry in enumerate(entries_of_sample(6, [1, 2, 4, 8]))
+    ]
+
+
+def test_older_files_with_tensors_in_any_order_load(tmp_path):
+    samples = random_samples(2, 6, 11)
+    metadata = older_metadata(samples)
+    rows = torch.cat([logits for _, logits in samples])
+    tensors = {entry["key"]: row.clone() for entry, row in zip(metadata, rows, strict=True)}
+    save_file(dict(reversed(tensors.items())), tmp_path / "00000.json.safetensors", metadata={"a": "1", "b": "2"})
+    (tmp_path / "00000.json.metadata.json").write_text(json.dumps(metadata))
+    results_file = older_results(tmp_path, samples, "00000.json.safetensors")
+    assert torch.equal(open_triple(results_file).logits, rows)
+    assert torch.equal(open_triple(results_file).sample(1), samples[1][1])
+    assert torch.equal(load_entries(results_file)[5]["logits"], rows[5])
+
+
+def test_older_pt_files_load(tmp_path):
+    samples = random_samples(2, 6, 11)
+    rows = torch.cat([logits for _, logits in samples])
+    entries = [entry | {"logits": row} for entry, row in zip(older_metadata(samples), rows, strict=True)]
+    torch.save(entries, tmp_path / "00000.pt")
+    results_file = older_results(tmp_path, samples, "00000.pt")
+    assert torch.equal(open_triple(results_file).logits, rows)
+    assert load_entries(results_file)[5]["relative_position"] == entries[5]["relative_position"]
+
+
+@pytest.mark.parametrize("name", ["../00000.safetensors", "/etc/passwd", "sub/x.safetensors", "..", ""])
+def test_a_logits_file_elsewhere_is_refused(tmp_path, name):
+    results_file = older_results(tmp_path, random_samples(1, 6, 11), name)
+    with pytest.raises(UserError, match="it must be a file beside it"):
+        open_triple(results_file)
+
+
+def test_a_missing_logits_file_and_missing_results_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"00000\.safetensors: not found; .* names it"):
+        open_triple(older_results(tmp_path, random_samples(1, 6, 11), "00000.safetensors"))
+    with pytest.raises(UserError, match=r"nope\.json\.gz: not found"):
+        open_triple(tmp_path / "nope.json.gz")
