@@ -36,7 +36,9 @@ def table_of(runs=("00000", "00001"), samples=4, positions=6):
 def results_files(tmp_path):
     paths = [tmp_path / "00000.json.gz", tmp_path / "00001.json.gz"]
     for path, score in zip(paths, (0.5, None), strict=True):
-        write_results(path, {"metrics": {"score": score}})
+        config = {"generation": {"temperature": 0.0, "cfg_scale": 0.0}}
+        results = {"config": config, "environment": {"model": {"dtype": "float32"}}, "metrics": {"score": score}}
+        write_results(path, results)
     return paths
 
 
@@ -54,6 +56,8 @@ def test_each_run_and_horizon_has_the_statistics_of_its_entries(results_files):
     assert summary["n"].tolist() == [20, 16, 20, 16]
     assert summary["after_eos"].tolist() == [4, 4, 4, 4]
     assert summary["score"].tolist()[:2] == [0.5, 0.5]
+    # Margins are between 0 and 1 here, never within the noise of float32.
+    assert summary["near_ties"].tolist() == [0, 0, 0, 0]
     assert summary["score"].isna().tolist() == [False, False, True, True]
     kept = table[(table["run"] == "00001") & (table["horizon"] == 2) & ~table["after_eos"]]["js"]
     last = summary.iloc[3]

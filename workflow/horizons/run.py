@@ -63,6 +63,8 @@ def generate_run(run: Run, results_file: Path) -> None:
     )
     if progress.tokens and not writer.resume():
         progress.forget()
+    if not progress.tokens:
+        progress.remove()  # before the logits that an older journal speaks of are overwritten
     with writer:
         progress.start()
         with BackgroundWriter(writer.write_logits) as background:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import torch
 
-from horizons.errors import UserError
+from horizons.errors import UserError, first_line
 from horizons.files import (
     DTYPES,
     MAX_HEADER_SIZE,
@@ -309,8 +309,8 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: is damaged, or no file of a run: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{path}: is damaged, or no file of a run: {reason}") from error
 
 
 def open_triple(results_file: str | Path) -> Triple:
