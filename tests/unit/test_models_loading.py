@@ -14,6 +14,7 @@ from horizons.models.llada import llama_config
 from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
 from safetensors.torch import load_file, save_file
 from support import EOS, GOLDEN, MASK, WRITERS, write_bert, write_dream, write_llada
+from transformers import LlamaForCausalLM
 
 
 def refusal(folder, **options):
@@ -105,8 +106,6 @@ def test_the_config_of_the_published_8b_gives_its_llama():
     config |= sizes | {"rope_theta": 500000, "vocab_size": 126464, "embedding_size": 126464}
     llama = llama_config(config | {"max_sequence_length": 4096})
     with torch.device("meta"):
-        from transformers import LlamaForCausalLM
-
         parameters = sum(weight.numel() for weight in LlamaForCausalLM(llama).parameters())
     assert parameters == 8_015_581_184
     assert (llama.num_key_value_heads, llama.is_causal, llama.tie_word_embeddings) == (32, False, False)
