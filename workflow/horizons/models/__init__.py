@@ -64,6 +64,7 @@ def load_model(
         "remote_code": adapter == "remote" or type(model.tokenizer).__module__.startswith("transformers_modules."),
         "padding_difference": padding_difference,
     }
+    logger.info("loaded %s", model.provenance)
     return model
 
 
