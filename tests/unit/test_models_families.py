@@ -1,14 +1,19 @@
 """Each family through its adapter against a plain loop over transformers' own network, made without the adapter."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from horizons.config import Generation
 from horizons.decoding import generate
 from horizons.errors import UserError
-from horizons.models import load_model
+from horizons.models import FAMILIES, load_model
+from horizons.models.base import Family
 from horizons.prompts import Prompt
 from support import (
     EOS,
@@ -16,10 +21,14 @@ from support import (
     plain_generate,
     random_model,
     write_bert,
+    write_dream,
     write_llada,
     write_roberta,
+    write_tokenizer,
 )
 
+QWEN_KEYS = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+QWEN_KEYS += ["num_key_value_heads", "rms_norm_eps", "rope_theta"]
 HORIZONS = [1, 2, 4, 8]
 PROMPT = [11, 42, 7, 99, 23, 64, 5]
 # mask, what closes a canvas, shift
@@ -95,20 +104,33 @@ def test_a_roberta_loses_the_positions_before_its_first(tmp_path):
         model.logits(torch.full((1, 41), 9), None, torch.tensor([[39]]))
 
 
-def test_a_masked_lm_that_is_a_decoder_is_refused(tmp_path):
+def test_a_causal_model_is_refused(tmp_path):
     write_bert(tmp_path, is_decoder=True)
-    with pytest.raises(UserError, match="is_decoder is True"):
+    with pytest.raises(UserError, match="its prediction of a position does not depend on the tokens after it"):
         load_model(str(tmp_path), device="cpu")
 
 
 def test_heads_of_other_tasks_are_no_reason_to_refuse_a_bert(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     write_bert(tmp_path)
     path = tmp_path / "model.safetensors"
     others = {"bert.pooler.dense.weight": torch.ones(64, 64), "cls.seq_relationship.bias": torch.ones(2)}
     save_file(load_file(path) | others, path, metadata={"format": "pt"})
     assert load_model(str(tmp_path), device="cpu").vocab_size == 160
+
+
+def test_a_family_is_one_module_and_one_line(tmp_path, monkeypatch):
+    def load_yours(checkpoint):
+        config = Qwen2Config(**{key: checkpoint.config[key] for key in QWEN_KEYS}, is_causal=False, pad_token_id=None)
+        return Family(checkpoint.load_network(Qwen2ForCausalLM, config=config), context_length=256, logits_shift=1)
+
+    network = write_dream(tmp_path, model_type="yours")
+    monkeypatch.setitem(sys.modules, "horizons.models.yours_py", SimpleNamespace(load=load_yours))
+    monkeypatch.setitem(FAMILIES, "yours", "yours_py")
+    model = load_model(str(tmp_path), device="cpu")
+    assert model.provenance["family"] == "yours_py"
+    tokens, _ = plain_generate(network, PROMPT, 8, [1], MASK, shift=1)
+    [(found, _)] = generate(model, [PROMPT], Generation(max_tokens=8, horizons=[1]))
+    assert found.tolist() == tokens
 
 
 def test_a_masked_lms_mask_is_its_tokenizers(tmp_path):
@@ -149,10 +171,6 @@ class OwnModel(PreTrainedModel):
 
 
 def write_own_code(folder, code):
-    from safetensors.torch import save_file
-
-    from support import write_tokenizer
-
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
     config = {"model_type": "own", "auto_map": auto_map, "mask_token_id": MASK, "eos_token_id": EOS}
     (folder / "config.json").write_text(json.dumps(config))

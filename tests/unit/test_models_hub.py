@@ -93,10 +93,10 @@ class Hub(BaseHTTPRequestHandler):
 
 def load_each(endpoint, cache, *names_and_revisions):
     """What loading gives: the provenance or the error of each; and all that was said on standard error."""
-    variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_ETAG_TIMEOUT": "3", "HF_TOKEN": ""}
+    variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_TOKEN": ""}
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")} | variables
     command = [sys.executable, "-c", LOAD_EACH, json.dumps(names_and_revisions)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from horizons.errors import UserError
 from horizons.models import load_model
@@ -106,8 +107,6 @@ def test_the_config_of_the_published_8b_gives_its_llama():
     config |= sizes | {"rope_theta": 500000, "vocab_size": 126464, "embedding_size": 126464}
     llama = llama_config(config | {"max_sequence_length": 4096})
     with torch.device("meta"):
-        from transformers import LlamaForCausalLM
-
         parameters = sum(weight.numel() for weight in LlamaForCausalLM(llama).parameters())
     assert parameters == 8_015_581_184
     assert (llama.num_key_value_heads, llama.is_causal, llama.tie_word_embeddings) == (32, False, False)

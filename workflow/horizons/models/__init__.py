@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from horizons.errors import UserError, first_line
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint, find_checkpoint, folder_checksum, read_config
-from horizons.models.padding import check_padding
+from horizons.models.checks import check_bidirectional, check_padding
 from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
 from horizons.models.vocabulary import find_special_tokens, load_tokenizer
 
@@ -47,11 +47,12 @@ def load_model(
         weights_dtype = resolve_dtype(name, dtype, main_device, config)
         device_map = resolve_device_map(device, main_device, folder, config, weights_dtype)
         checkpoint = Checkpoint(name, folder, config, weights_dtype, device_map, trust_remote_code)
-        adapter = choose_adapter(checkpoint)
         with _in_one_line(name, "can't be loaded"):
+            adapter = choose_adapter(checkpoint)
             family = importlib.import_module(f"{__name__}.{adapter}").load(checkpoint)
             model = _assemble(checkpoint, family)
         with _in_one_line(name, "fails on its first canvases"):
+            check_bidirectional(name, model)
             padding_difference = check_padding(name, model)
     model.provenance = {
         "name": name,
@@ -63,6 +64,7 @@ def load_model(
         "remote_code": adapter == "remote" or type(model.tokenizer).__module__.startswith("transformers_modules."),
         "padding_difference": padding_difference,
     }
+    logger.info("loaded %s", model.provenance)
     return model
 
 

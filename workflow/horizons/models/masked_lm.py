@@ -28,8 +28,6 @@ OTHER_TASKS = re.compile(r"pooler\.|^cls\.seq_relationship\.|sop_classifier\.|co
 
 def load(checkpoint: Checkpoint) -> Family:
     """Load a checkpoint through `AutoModelForMaskedLM`."""
-    if checkpoint.config.get("is_decoder"):
-        raise checkpoint.refuse("is_decoder is True; the model would not see the tokens after a mask")
     network = checkpoint.load_network(
         AutoModelForMaskedLM,
         ignored_weights=lambda weight: OTHER_TASKS.search(weight) is not None,

@@ -47,8 +47,6 @@ def find_special_tokens(checkpoint: Checkpoint, family: Family, tokenizer: Any, 
     config = checkpoint.config
     prefix, suffix = _around_text(tokenizer)
     eos = _eos_token_ids(config, tokenizer, suffix)
-    pads = (config.get("pad_token_id"), tokenizer.pad_token_id, *eos, 0)
-    pad = next(token for token in pads if _in_vocabulary(token, vocab_size))
     masks = [config.get("mask_token_id"), tokenizer.mask_token_id]
     if family.mask_id_in_tokenizer:
         masks.reverse()
@@ -57,6 +55,9 @@ def find_special_tokens(checkpoint: Checkpoint, family: Family, tokenizer: Any, 
         raise checkpoint.refuse("mask_token_id is missing, and the tokenizer has no mask token")
     if not _in_vocabulary(mask, vocab_size):
         raise checkpoint.refuse(f"mask_token_id is {mask!r}; it must be an id in the vocabulary of {vocab_size}")
+    # Any token will do for padding, which the attention mask hides, but for the mask token.
+    pads = (config.get("pad_token_id"), tokenizer.pad_token_id, *eos, int(mask == 0))
+    pad = next(token for token in pads if _in_vocabulary(token, vocab_size))
     if mask in (pad, *eos):
         raise checkpoint.refuse(f"mask_token_id is {mask}, which is also the padding or end-of-text token")
     return SpecialTokens(mask, pad, eos, prefix, suffix)

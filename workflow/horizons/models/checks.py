@@ -1,4 +1,4 @@
-"""The check at load that padding changes nothing."""
+"""What is checked of a model when it is loaded: that padding changes nothing, and that it looks ahead."""
 
 import torch
 
@@ -44,6 +44,19 @@ def check_padding(name: str, model: CheckpointModel) -> float:
             "would depend on its batch"
         )
     return difference
+
+
+def check_bidirectional(name: str, model: CheckpointModel) -> None:
+    """Raise UserError where a prediction does not depend on the token after it: then the model is a causal one."""
+    canvas = torch.tensor([_ordinary_tokens(model, 4)])
+    changed = canvas.clone()
+    changed[0, -1] = model.mask_token_id
+    position = torch.tensor([[2]])
+    if torch.equal(model.logits(canvas, None, position), model.logits(changed, None, position)):
+        raise UserError(
+            f"{name}: its prediction of a position does not depend on the tokens after it; a masked diffusion model "
+            "needs attention in both directions"
+        )
 
 
 def _ordinary_tokens(model: CheckpointModel, count: int) -> list[int]:
