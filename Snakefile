@@ -9,7 +9,7 @@ configfile: "config/config.yaml"
 
 
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
-# results/{experiment}/{run}.validation.json | .divergence.csv
+# results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz
 # results/{experiment}/plots/{figure}.png | .svg
 # results/{experiment}/summary.csv
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
@@ -22,6 +22,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/divergence.smk"
+include: "workflow/rules/candidates.smk"
 include: "workflow/rules/plot.smk"
 include: "workflow/rules/summarize.smk"
 

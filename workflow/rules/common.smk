@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from horizons.config import Run, expand_runs, load_experiment, require_experiment
 from horizons.errors import UserError
+from horizons.prompts import require_samples
 
 
 @cache
@@ -15,6 +16,16 @@ def runs_of(experiment: str) -> dict[str, Run]:
     try:
         path = require_experiment(experiment, Path("config"))
         return {run.number: run for run in expand_runs(load_experiment(path))}
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+@cache
+def samples_of(experiment: str) -> list[str]:
+    """The question ids of the samples whose predictions are drawn token by token."""
+    try:
+        path = require_experiment(experiment, Path("config"))
+        return require_samples(load_experiment(path), str(path))
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

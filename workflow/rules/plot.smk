@@ -1,7 +1,18 @@
-"""Draw an experiment's divergence by horizon and by position.
+"""Draw what an experiment found, one figure a question.
 
-Input: the tables of all its runs, and the style file. Output: each figure as PNG and SVG.
+Input: the tables of all its runs, the texts of their tokens, and the style file. Output: each figure as PNG and SVG.
 """
+
+
+def figure(name: str, question: str) -> str:
+    """The SVG of a figure, with its place in the report."""
+    return report(
+        f"results/{{experiment}}/plots/{name}.svg",
+        caption=f"../report/{name}.rst",
+        category="{experiment}",
+        subcategory="Figures",
+        labels={"what": question},
+    )
 
 
 rule plot:
@@ -9,20 +20,34 @@ rule plot:
         tables=lambda wildcards: expand(
             rules.divergence.output.table, run=runs_of(wildcards.experiment), allow_missing=True
         ),
+        candidates=lambda wildcards: expand(
+            rules.candidates.output.candidates, run=runs_of(wildcards.experiment), allow_missing=True
+        ),
         style="workflow/report/horizons.mplstyle",
     output:
-        multiext(
-            "results/{experiment}/plots/kl_by_horizon",
-            by_horizon_png=".png",
-            by_horizon_svg=".svg",
-        ),
-        multiext(
-            "results/{experiment}/plots/kl_by_position",
-            by_position_png=".png",
-            by_position_svg=".svg",
+        figure("divergence_by_horizon", "How far is a prediction from the final one?"),
+        figure("divergence_by_position", "Where in the text do predictions differ?"),
+        figure("agreement_by_horizon", "How often does a prediction already agree?"),
+        figure("acceptance", "How many tokens could be accepted together?"),
+        figure("confidence_over_time", "How does the model become sure?"),
+        figure("calibration", "Is a confident early prediction right?"),
+        figure("trellis", "What was predicted for each position, and when?"),
+        png=expand(
+            "results/{experiment}/plots/{figure}.png",
+            figure=[
+                "divergence_by_horizon",
+                "divergence_by_position",
+                "agreement_by_horizon",
+                "acceptance",
+                "confidence_over_time",
+                "calibration",
+                "trellis",
+            ],
+            allow_missing=True,
         ),
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
+        samples=lambda wildcards: samples_of(wildcards.experiment),
     log:
         "logs/plot/{experiment}.log",
     benchmark:

@@ -54,7 +54,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
     )
     family = _load_family(checkpoint)
-    tokenizer = _load_tokenizer(checkpoint)
+    tokenizer = _load_tokenizer(name, str(folder), trust_remote_code)
     model = _assemble(checkpoint, family, tokenizer, main_device)
     model.provenance = {
         "name": name,
@@ -69,6 +69,12 @@ def load_model(
         "padding_difference": check_padding(name, model),
     }
     return model
+
+
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:  # noqa: ANN401
+    """The tokenizer alone of what `load_model` loads. Raises UserError, in one line, where it can't be had."""
+    folder, _ = find_checkpoint(name, revision, trust_remote_code)
+    return _load_tokenizer(name, str(folder), trust_remote_code)
 
 
 def find_checkpoint(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Path, str | None]:
@@ -186,13 +192,11 @@ def _load_family(checkpoint: Checkpoint) -> Family:
     return family
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:  # noqa: ANN401
+def _load_tokenizer(name: str, folder: str, trust_remote_code: bool) -> Any:  # noqa: ANN401
     try:
-        return AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
-        )
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{checkpoint.name}: its tokenizer can't be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{name}: its tokenizer can't be loaded: {str(error).splitlines()[0]}") from error
 
 
 def _assemble(checkpoint: Checkpoint, family: Family, tokenizer: Any, device: torch.device) -> CheckpointModel:  # noqa: ANN401
