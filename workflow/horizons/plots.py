@@ -19,6 +19,7 @@ from horizons.figures.glyphs import printable
 from horizons.figures.intervals import number_samples
 from horizons.figures.trellis import choose_samples, trellis
 from horizons.files import read_results
+from horizons.labels import label_points, sweep_title
 
 
 def draw(
@@ -54,20 +55,3 @@ def token_texts(candidates_files: Iterable[Path]) -> dict[str, dict[int, str]]:
     """The text of each token id that occurs in a run, by the number of the run."""
     files = [read_results(path) for path in candidates_files]
     return {file["run"]: {int(token): text for token, text in file["token_texts"].items()} for file in files}
-
-
-def label_points(points: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What a legend calls each run: its swept values, those of one key without the key."""
-    keys = {key for point in points.values() for key in point}
-    if len(keys) == 1:
-        return {run: str(next(iter(point.values()))) for run, point in points.items()}
-    return {
-        run: ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in point.items()) or "all prompts"
-        for run, point in points.items()
-    }
-
-
-def sweep_title(points: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The title of such a legend."""
-    keys = {key for point in points.values() for key in point}
-    return keys.pop().rsplit(".", 1)[-1] if len(keys) == 1 else None

@@ -14,8 +14,6 @@ rule generate:
             logits=".safetensors",
             metadata=".metadata.json",
         ),
-    params:
-        run=lambda wildcards: run_of(wildcards).to_dict(),
     log:
         "logs/generate/{experiment}/{run}.log",
     benchmark:
@@ -24,5 +22,7 @@ rule generate:
         "../envs/horizons.yaml"
     # One, so that the numbers are the same whatever --cores is; raise it with --set-threads for a large model on CPU.
     threads: 1
+    params:
+        run=lambda wildcards: run_of(wildcards).to_dict(),
     script:
         "../scripts/generate.py"

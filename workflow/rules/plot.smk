@@ -5,13 +5,13 @@ Input: the tables of all its runs, the texts of their tokens, and the style file
 
 
 def figure(name: str, question: str) -> str:
-    """The SVG of a figure, with its place in the report."""
+    """The PNG of a figure, with its place in the report."""
     return report(
-        f"results/{{experiment}}/plots/{name}.svg",
+        f"results/{{experiment}}/plots/{name}.png",
         caption=f"../report/{name}.rst",
         category="{experiment}",
         subcategory="Figures",
-        labels={"what": question},
+        labels={"result": question},
     )
 
 
@@ -25,15 +25,15 @@ rule plot:
         ),
         style="workflow/report/horizons.mplstyle",
     output:
-        figure("divergence_by_horizon", "How far is a prediction from the final one?"),
-        figure("divergence_by_position", "Where in the text do predictions differ?"),
-        figure("agreement_by_horizon", "How often does a prediction already agree?"),
-        figure("acceptance", "How many tokens could be accepted together?"),
-        figure("confidence_over_time", "How does the model become sure?"),
-        figure("calibration", "Is a confident early prediction right?"),
-        figure("trellis", "What was predicted for each position, and when?"),
-        png=expand(
-            "results/{experiment}/plots/{figure}.png",
+        figure("divergence_by_horizon", "1. How far is a prediction from the final one?"),
+        figure("divergence_by_position", "2. Where in the text do predictions differ?"),
+        figure("agreement_by_horizon", "3. How often does a prediction already agree?"),
+        figure("acceptance", "4. How many tokens could be accepted together?"),
+        figure("confidence_over_time", "5. How does the model become sure of a token?"),
+        figure("calibration", "6. Is a confident early prediction right?"),
+        figure("trellis", "7. What was predicted for each position, and when?"),
+        svg=expand(
+            "results/{experiment}/plots/{figure}.svg",
             figure=[
                 "divergence_by_horizon",
                 "divergence_by_position",
@@ -45,14 +45,14 @@ rule plot:
             ],
             allow_missing=True,
         ),
-    params:
-        points=lambda wildcards: points_of(wildcards.experiment),
-        samples=lambda wildcards: samples_of(wildcards.experiment),
     log:
         "logs/plot/{experiment}.log",
     benchmark:
         "benchmarks/plot/{experiment}.tsv"
     conda:
         "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: points_of(wildcards.experiment),
+        samples=lambda wildcards: samples_of(wildcards.experiment),
     script:
         "../scripts/plot.py"

@@ -1,26 +1,45 @@
 """Summarize an experiment: statistics of each run and horizon.
 
-Input: the tables and results of all its runs; the plots too, only so that who asks for the summary gets them. Output:
-`summary.csv`.
+Input: the tables and results of all its runs; the plots and the explorer too, only so that who asks for the summary gets
+them. Output: `summary.csv`; for readers the main part of it, and what the runs were made with, as HTML.
 """
 
 
 rule summarize:
     input:
         tables=rules.plot.input.tables,
-        results=lambda wildcards: expand(
-            rules.generate.output.results, run=runs_of(wildcards.experiment), allow_missing=True
-        ),
+        results=rules.explorer.input.results,
         plots=ancient(rules.plot.output),
+        explorer=ancient(rules.explorer.output.page),
     output:
-        summary="results/{experiment}/summary.csv",
-    params:
-        points=lambda wildcards: points_of(wildcards.experiment),
+        summary=report(
+            "results/{experiment}/summary.csv",
+            caption="../report/summary.rst",
+            category="{experiment}",
+            subcategory="Tables",
+            labels={"result": "All statistics (CSV)"},
+        ),
+        readable=report(
+            "results/{experiment}/summary.html",
+            caption="../report/readable.rst",
+            category="{experiment}",
+            subcategory="Tables",
+            labels={"result": "Mean of each run and horizon"},
+        ),
+        provenance=report(
+            "results/{experiment}/provenance.html",
+            caption="../report/provenance.rst",
+            category="{experiment}",
+            subcategory="Tables",
+            labels={"result": "Config and environment"},
+        ),
     log:
         "logs/summarize/{experiment}.log",
     benchmark:
         "benchmarks/summarize/{experiment}.tsv"
     conda:
         "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: points_of(wildcards.experiment),
     script:
         "../scripts/summarize.py"

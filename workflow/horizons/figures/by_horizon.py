@@ -5,14 +5,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from horizons.figures.frame import Lines, draw_lines, horizon_axis, open_frame
-from horizons.figures.intervals import count_infinite, count_samples, means_by
+from horizons.figures.intervals import count_infinite, describe_bars, means_by
 
 AHEAD = [1, 2, 4, 8]  # how many tokens would be accepted together
 
 
 def divergence_by_horizon(table: pd.DataFrame, lines: Lines) -> Figure:
     """Mean KL and JS divergence from the final prediction by horizon."""
-    notes = [f"Bars: 95 % interval from resampled samples; {count_samples(table)}", *count_infinite(table, "kl")]
+    notes = [describe_bars(table), *count_infinite(table, "kl")]
     figure, axes = open_frame("How far is a prediction from the final one?", [*notes, *lines.unnamed], lines, columns=2)
     for panel, number, label in zip(axes[0], ["kl", "js"], ["KL", "JS"], strict=True):
         _by_horizon(panel, table, number, lines)
@@ -23,7 +23,7 @@ def divergence_by_horizon(table: pd.DataFrame, lines: Lines) -> Figure:
 
 def agreement_by_horizon(table: pd.DataFrame, lines: Lines) -> Figure:
     """How often a prediction's most probable token, and its five, are those of the final prediction."""
-    notes = [f"Bars: 95 % interval from resampled samples; {count_samples(table)}", *lines.unnamed]
+    notes = [describe_bars(table), *lines.unnamed]
     figure, axes = open_frame(
         "How often does a prediction already agree with the final one?", notes, lines, columns=2, sharey=True
     )
@@ -44,7 +44,7 @@ def acceptance(table: pd.DataFrame, lines: Lines) -> Figure:
     """The probability that the next n predicted tokens are all the ones committed in the end."""
     horizons = sorted(table["horizon"].unique())
     accepted = accepted_tokens(table)
-    notes = [f"Bars: 95 % interval from resampled samples; {count_samples(table)}", *lines.unnamed]
+    notes = [describe_bars(table), *lines.unnamed]
     bounds = [n for n in accepted["ahead"].unique() if not set(range(1, n + 1)) <= set(horizons)]
     if bounds:
         recorded = ", ".join(str(horizon) for horizon in horizons if horizon <= max(bounds))
@@ -82,7 +82,7 @@ def accepted_tokens(table: pd.DataFrame) -> pd.DataFrame:
 def confidence_over_time(table: pd.DataFrame, lines: Lines) -> Figure:
     """Confidence and entropy of the predictions for a position, over the timesteps up to its commit."""
     table = table.assign(until=table["horizon"] - 1)
-    notes = [f"Bars: 95 % interval from resampled samples; {count_samples(table)}", *lines.unnamed]
+    notes = [describe_bars(table), *lines.unnamed]
     figure, axes = open_frame("How does the model become sure of a token?", notes, lines, columns=2)
     labels = ["Confidence (probability)", "Entropy (nats)"]
     for panel, number, label in zip(axes[0], ["confidence", "entropy"], labels, strict=True):

@@ -14,7 +14,7 @@ from horizons.figures.frame import (
     say_nothing_to_show,
     shorten,
 )
-from horizons.figures.intervals import count_samples, means_by
+from horizons.figures.intervals import describe_bars, means_by
 
 BINS = 10  # of confidence, equally wide
 FEWEST = 10  # predictions in a bin; the frequency of fewer says little
@@ -26,7 +26,7 @@ def calibration(table: pd.DataFrame, points: list[str]) -> Figure:
     shown, missing = panels_of(points)
     lines = horizon_lines(sorted(ahead["horizon"].unique()))
     bins, left_out = calibration_bins(ahead[ahead["point"].isin(shown)])
-    notes = [f"{BINS} bins of confidence; bars: 95 % interval from resampled samples; {count_samples(ahead)}", *missing]
+    notes = [f"{BINS} bins of confidence", describe_bars(ahead), *missing, *lines.unnamed]
     if left_out:
         notes.append(f"bins of fewer than {FEWEST} predictions are not drawn ({left_out} predictions)")
     columns = min(len(shown), 3)
@@ -43,7 +43,7 @@ def calibration(table: pd.DataFrame, points: list[str]) -> Figure:
     for panel, point in zip(axes.flat, shown, strict=False):
         panel.plot([0, 1], [0, 1], color="0.6", linewidth=0.7, linestyle=(0, (3, 2)), zorder=1)
         drawn = bins[bins["point"] == point]
-        draw_lines(panel, with_gaps(drawn), "confidence", "horizon", lines, apart=0)
+        draw_lines(panel, with_gaps(drawn), "confidence", "horizon", lines, spread=0)
         panel.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         if len(shown) > 1:
             name_panel(panel, shorten(point))

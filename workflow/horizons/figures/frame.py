@@ -54,7 +54,7 @@ def swept_lines(points: Sequence[str], title: str | None) -> Lines:
 def horizon_lines(horizons: Sequence[int]) -> Lines:
     """A line for each horizon, on a scale of colours."""
     markers = dict(zip(horizons, itertools.cycle(MARKERS)))
-    return Lines(scale(horizons), markers, evenly_chosen(horizons, NAMED), "Horizon")
+    return Lines(scale(horizons), markers, evenly_chosen(horizons, 8), "Horizon")
 
 
 def scale(values: Sequence[Any]) -> dict[Any, Any]:
@@ -133,17 +133,17 @@ def shorten(text: str) -> str:
     return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
 
 
-def draw_lines(axes: plt.Axes, means: pd.DataFrame, x: str, by: str, lines: Lines, apart: float = 0.03) -> None:
+def draw_lines(axes: plt.Axes, means: pd.DataFrame, x: str, by: str, lines: Lines, spread: float = 0.2) -> None:
     """One line for each value of the column `by` from the columns x, mean, low, high; intervals as thin bars.
 
-    Lines lie `apart`, so that intervals at the same x can be told from each other; on an axis of doublings, by a
-    fraction of one. Where there is a column `hollow`, it says which markers are.
+    Lines lie a little apart, within `spread` of the axis (of a doubling, where it is one of doublings), so that
+    intervals at the same x can be told from each other. Where there is a column `hollow`, it says which markers are.
     """
     names = [name for name in lines.colors if (means[by] == name).any()]
     for number, name in enumerate(names):
         values = means[means[by] == name]
         at = values[x].to_numpy(dtype=float)
-        beside = (number - (len(names) - 1) / 2) * apart
+        beside = (number / max(len(names) - 1, 1) - 0.5) * spread if len(names) > 1 else 0
         at = at * 2**beside if axes.get_xscale() == "log" else at + beside
         color = lines.colors[name]
         axes.plot(at, values["mean"], color=color, marker=lines.markers[name], zorder=3)

@@ -27,9 +27,15 @@ def means_by(table: pd.DataFrame, keys: list[str], number: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n"])
 
 
+def describe_bars(table: pd.DataFrame) -> str:
+    """What the bars of a figure are, for the note under it; with one sample there are none."""
+    samples = count_samples(table)
+    return samples if table["sample"].nunique() < 2 else f"Bars: 95 % interval from resampled samples; {samples}"
+
+
 def count_samples(table: pd.DataFrame) -> str:
     """How many samples there are at each point of the sweep, for the note under a figure."""
-    counts = table.groupby("point", sort=False, observed=True)["sample"].nunique()
+    counts = table.groupby("point", sort=False)["sample"].nunique()
     if counts.empty:
         return "No predictions before the end of the text"
     least, most = counts.min(), counts.max()
