@@ -1,33 +1,35 @@
-"""What several stages ask of an experiment's config."""
+"""What several stages ask of an experiment's config, and how a figure is declared."""
 
 from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from horizons.config import Run, expand_runs, load_experiment, require_experiment
+from horizons.config import Experiment, Run, expand_runs, load_experiment, require_experiment
 from horizons.errors import UserError
 from horizons.prompts import require_samples
 
 
 @cache
-def runs_of(experiment: str) -> dict[str, Run]:
-    """The runs of `config/{experiment}.yaml` by number; the file is read when a target first asks for it."""
+def experiment_of(name: str) -> tuple[Experiment, list[str]]:
+    """`config/{name}.yaml`, and the question ids it draws token by token; read when a target first asks for it."""
     try:
-        path = require_experiment(experiment, Path("config"))
-        return {run.number: run for run in expand_runs(load_experiment(path))}
+        path = require_experiment(name, Path("config"))
+        experiment = load_experiment(path)
+        return experiment, require_samples(experiment, str(path))
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
 
 @cache
+def runs_of(experiment: str) -> dict[str, Run]:
+    """The runs of an experiment by number."""
+    return {run.number: run for run in expand_runs(experiment_of(experiment)[0])}
+
+
 def samples_of(experiment: str) -> list[str]:
     """The question ids of the samples whose predictions are drawn token by token."""
-    try:
-        path = require_experiment(experiment, Path("config"))
-        return require_samples(load_experiment(path), str(path))
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
+    return experiment_of(experiment)[1]
 
 
 def run_of(wildcards) -> Run:
@@ -41,3 +43,14 @@ def run_of(wildcards) -> Run:
 def points_of(experiment: str) -> dict[str, dict]:
     """The swept values of each run by its number."""
     return {number: run.point for number, run in runs_of(experiment).items()}
+
+
+def figure(name: str, question: str) -> str:
+    """The PNG of a figure, with its place in the report."""
+    return report(
+        f"results/{{experiment}}/plots/{name}.png",
+        caption=f"../report/{name}.rst",
+        category="{experiment}",
+        subcategory="Figures",
+        labels={"result": question},
+    )

@@ -4,17 +4,6 @@ Input: the tables of all its runs, the texts of their tokens, and the style file
 """
 
 
-def figure(name: str, question: str) -> str:
-    """The PNG of a figure, with its place in the report."""
-    return report(
-        f"results/{{experiment}}/plots/{name}.png",
-        caption=f"../report/{name}.rst",
-        category="{experiment}",
-        subcategory="Figures",
-        labels={"result": question},
-    )
-
-
 rule plot:
     input:
         tables=lambda wildcards: expand(

@@ -196,8 +196,14 @@ def say_nothing_to_show(axes: plt.Axes, why: str) -> None:
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """Write a figure as PNG and SVG, without the date and version that would make the files differ."""
+    """Write a figure as PNG and SVG, the same bytes for the same data: without date and version, and with positions
+    rounded, for the last digit of what the layout's solver finds differs from process to process.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position([round(value, 5) for value in axes.get_position(original=True).bounds])
     figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
     figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     plt.close(figure)

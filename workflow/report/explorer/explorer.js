@@ -291,6 +291,7 @@ function listen() {
   for (const name of ["number", "horizon", "task", "score", "sort"]) {
     $(name).addEventListener("change", ({ target }) => {
       state[name] = name === "horizon" ? Number(target.value) : target.value;
+      if (name === "sort") state.sample = -1; // the first of the new order
       show();
     });
   }
