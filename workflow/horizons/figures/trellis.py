@@ -18,7 +18,8 @@ from horizons.figures.glyphs import fit, printable
 PER_LINE = 12  # positions side by side
 MAX_POSITIONS = 96
 CELL_HEIGHT, CELL_WIDTH = 0.125, 17.0  # in inches; in points, what a token may take
-KEY_HEIGHT = 0.33  # inches, of the colours' key
+LABEL_HEIGHTS = (0.13, 0.24, 0.3)  # inches beside the cells, for each strip, for each sample, and of the key
+KEY_HEIGHT = 0.1  # inches, of the colours' key
 TOKEN_SIZE = 4.6  # points
 DIVERGENCE = Normalize(0, float(np.log(2)), clip=True)  # JS, which is bounded and never infinite
 SHADES = ListedColormap(mpl.colormaps["YlOrBr"](np.linspace(0, 0.85, 256)))
@@ -59,7 +60,8 @@ def trellis(samples: Sequence[Sample]) -> Figure:
     strips = [
         (sample, first) for sample in samples for first in range(0, min(sample.positions, MAX_POSITIONS), PER_LINE)
     ]
-    heights = [CELL_HEIGHT * sample.entries["horizon"].nunique() + 0.27 for sample, _ in strips]
+    heights = [*(CELL_HEIGHT * sample.entries["horizon"].nunique() for sample, _ in strips), KEY_HEIGHT]
+    labels = sum(height * count for height, count in zip(LABEL_HEIGHTS, (len(strips), len(samples), 1), strict=True))
     notes = [
         "A row is a horizon, the lowest the final prediction; bold is not the token that was committed",
         *[
@@ -69,12 +71,11 @@ def trellis(samples: Sequence[Sample]) -> Figure:
         ],
         *[f"{sample.name} has no text" for sample in samples if not sample.positions],
     ]
-    heights.append(KEY_HEIGHT)
     figure, axes = open_frame(
         "What was predicted for each position, and when?",
         notes,
         rows=len(heights),
-        panel_height=float(np.mean(heights)),
+        panel_height=(sum(heights) + labels) / len(heights),
         height_ratios=heights,
     )
     for panel, (sample, first) in zip(axes[:, 0], strips, strict=False):
@@ -103,7 +104,7 @@ def _draw_strip(panel: Axes, sample: Sample, first: int) -> None:
             va="center_baseline",
             fontsize=TOKEN_SIZE,
             fontweight=weight,
-            color="white" if shade > 0.7 else "black",
+            color="white" if shade > 0.9 else "black",
         )
     count = min(sample.positions - first, PER_LINE)
     panel.set(xlim=(0, PER_LINE), ylim=(len(horizons), 0))
@@ -113,6 +114,7 @@ def _draw_strip(panel: Axes, sample: Sample, first: int) -> None:
     panel.grid(visible=False)
     panel.spines[:].set_visible(False)
     panel.set_ylabel("Horizon", fontsize=5.5)
-    panel.set_xlabel("Position (tokens)", fontsize=5.5, loc="left", labelpad=1)
+    if first + PER_LINE >= min(sample.positions, MAX_POSITIONS):
+        panel.set_xlabel("Position (tokens)", fontsize=5.5, loc="left", labelpad=1)
     if first == 0:
         name_panel(panel, fit(printable(sample.name), 72 * (WIDTH - 0.4), 6.5))
