@@ -8,10 +8,13 @@ min_version("9.19")
 configfile: "config/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
-# results/{experiment}/{run}.validation.json | .divergence.csv
+# results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz
 # results/{experiment}/plots/{figure}.png | .svg
-# results/{experiment}/summary.csv | experiment.yaml
+# results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
 wildcard_constraints:
     experiment=r"[A-Za-z0-9][\w.-]*",
@@ -22,7 +25,9 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/divergence.smk"
+include: "workflow/rules/candidates.smk"
 include: "workflow/rules/plot.smk"
+include: "workflow/rules/explorer.smk"
 include: "workflow/rules/summarize.smk"
 
 

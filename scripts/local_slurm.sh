@@ -233,18 +233,16 @@ end_jobs() {
 }
 
 # The processes of this folder's jobs, and the daemons whose name matches $1, which
-# hold a file of the folder open. Pid files would miss what a killed daemon left.
+# hold a file of the folder open; children first. Pid files would miss what a killed
+# daemon left.
 processes() {
-    local proc
-    for proc in /proc/[0-9]*; do
-        [[ $proc != "/proc/$$" ]] || continue
-        if grep -qszxF "LOCAL_SLURM=$dir" "$proc/environ"; then
-            echo "${proc#/proc/}"
-        elif [[ $(cat "$proc/comm" 2>/dev/null) =~ ^($1)$ ]] &&
-            [[ $(readlink "$proc"/fd/* 2>/dev/null) == *"$dir/"* ]]; then
-            echo "${proc#/proc/}"
-        fi
-    done
+    local file
+    {
+        grep -lszxF "LOCAL_SLURM=$dir" /proc/[0-9]*/environ || true
+        for file in $(grep -lsxE "$1" /proc/[0-9]*/comm || true); do
+            [[ $(readlink "${file%/comm}"/fd/* 2>/dev/null) != *"$dir/"* ]] || echo "$file"
+        done
+    } | cut -d / -f 3 | grep -vx "$$" | sort -rnu
 }
 
 end_leftovers() {
@@ -335,7 +333,7 @@ kill_node() {
     local signal pids
     is_ours || die "nothing runs in $dir"
     for signal in STOP STOP KILL; do
-        mapfile -t pids < <(processes 'slurmd|slurmstepd' | sort -rn)
+        mapfile -t pids < <(processes 'slurmd|slurmstepd')
         [[ ${#pids[@]} -gt 0 ]] || die "no slurmd and no job to kill in $dir"
         kill "-$signal" "${pids[@]}" 2>/dev/null || true
         sleep 0.3

@@ -39,7 +39,7 @@ def test_every_shipped_experiment_is_valid(path):
         ({"generation": {"block_length": 4}}, "generation.block_length is 4; save_logits needs 1 (left-to-right)"),
         ({"generation": {"max_token": 4}}, "generation.max_token is not a known key; did you mean max_tokens?"),
         ({"sede": 4}, "sede is not a known key; did you mean seed?"),
-        ({"threads": 4}, "threads is not a known key; known are seed, model, dataset, generation, sweep, shards"),
+        ({"threads": 4}, "threads is not a known key; known are seed, model, dataset, generation,"),
         ({"seed": "42"}, "seed is '42'; it must be a valid integer"),
         ({"seed": True}, "seed is True; it must be a valid integer"),
         ({"seed": -1}, "seed is -1; it must be greater than or equal to 0"),

@@ -82,6 +82,16 @@ class Generation(Section):
         return self
 
 
+class Plots(Section):
+    """What the figures show; a change redraws them and runs nothing again."""
+
+    samples: list[str] = Field(
+        default_factory=list,
+        description="Question ids of the samples whose predictions are drawn token by token; the first prompt if none.",
+        max_length=4,
+    )
+
+
 class Experiment(Section):
     """One `config/{experiment}.yaml`."""
 
@@ -89,6 +99,7 @@ class Experiment(Section):
     model: Model = Field(description=Model.__doc__)
     dataset: Dataset = Field(description=Dataset.__doc__)
     generation: Generation = Field(default_factory=Generation, description=Generation.__doc__)
+    plots: Plots = Field(default_factory=Plots, description=Plots.__doc__)
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default_factory=dict, description="Dotted keys to lists of values; the cross product is run, in this order."
     )
@@ -113,7 +124,7 @@ class Run(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """The run as plain types, for `from_dict` in another process."""
-        return self._asdict() | {"config": self.config.model_dump()}
+        return self._asdict() | {"config": self.config.model_dump(exclude={"plots"})}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Run":
@@ -167,7 +178,7 @@ def parse_experiment(content: dict[str, Any], source: str) -> Experiment:
     """Check the content of an experiment; `source` names it in errors. Raises UserError, a line for each problem."""
     experiment = _validate(content, source)
     for dotted in experiment.sweep:
-        if dotted.split(".")[0] in ("sweep", "shards") or dotted == "generation.save_logits":
+        if dotted.split(".")[0] in ("sweep", "shards", "plots") or dotted == "generation.save_logits":
             raise UserError(f"{source}: sweep.{dotted}: this key can't be swept; make it an experiment of its own")
     for point in _points(experiment.sweep):
         _validate(_at_point(content, point), source)
@@ -179,7 +190,7 @@ def expand_runs(experiment: Experiment) -> list[Run]:
 
     A run's config does not hold the sweep, so that one value more or less leaves the other runs as they are.
     """
-    content = experiment.model_dump(exclude={"sweep"})
+    content = experiment.model_dump(exclude={"sweep", "plots"})
     runs = []
     for point in _points(experiment.sweep):
         config = Experiment.model_validate(_at_point(content, point))

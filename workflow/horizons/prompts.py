@@ -1,10 +1,11 @@
 """The prompts of a dataset: JSONL, one object a line, checked line by line. No torch."""
 
 import codecs
+import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from horizons.config import Dataset
+from horizons.config import Dataset, Experiment, expand_runs
 from horizons.errors import UserError
 from horizons.strict_json import parse_json, shorten
 
@@ -46,6 +47,25 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
         wanted = "prompt" if dataset.task is None else f"prompt with task {dataset.task!r} (dataset.task)"
         raise UserError(f"{path}: holds no {wanted}")
     return prompts[: dataset.limit]
+
+
+def require_samples(experiment: Experiment, source: str) -> list[str]:
+    """The question ids of the samples to draw: those of plots.samples, or else the first prompt's.
+
+    Raises UserError, naming `source`, for one that no run of the experiment has.
+    """
+    datasets: list[Dataset] = []
+    for run in expand_runs(experiment):
+        if run.config.dataset not in datasets:
+            datasets.append(run.config.dataset)
+    known = [prompt.id for dataset in datasets for prompt in load_prompts(dataset)]
+    for sample in experiment.plots.samples:
+        if sample not in known:
+            close = difflib.get_close_matches(sample, known, n=1) or known[:1]
+            raise UserError(
+                f"{source}: plots.samples holds {sample!r}, which no prompt has as its id; is it {close[0]!r}?"
+            )
+    return experiment.plots.samples or known[:1]
 
 
 def _parse(line: bytes, where: str) -> Prompt:

@@ -151,7 +151,7 @@ def assemble_results(
         outputs.append(output)
     scores = [output["score"] for output in outputs if "score" in output]
     return {
-        "config": run.config.model_dump(),
+        "config": run.to_dict()["config"],
         "point": run.point,
         "shard": run.shard,
         "environment": environment,

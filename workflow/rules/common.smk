@@ -1,4 +1,4 @@
-"""What several stages ask of an experiment's config."""
+"""What several stages ask of an experiment's config, and how a figure is declared."""
 
 import os
 import re
@@ -15,6 +15,7 @@ from horizons.config import (
     require_experiment,
 )
 from horizons.errors import UserError
+from horizons.prompts import require_samples
 
 # Experiments with `save_logits: false` have results and nothing else; which rule makes them is decided by their names.
 WITHOUT_LOGITS = "|".join(map(re.escape, names_without_logits(Path("config"))))
@@ -28,15 +29,23 @@ def experiment_of(experiment: str) -> Experiment:
     """The content of `config/{experiment}.yaml`, which is read when a target first asks for it."""
     ASKED_FOR.add(experiment)
     try:
-        return load_experiment(require_experiment(experiment, Path("config")))
+        path = require_experiment(experiment, Path("config"))
+        found = load_experiment(path)
+        require_samples(found, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
+    return found
 
 
 @cache
 def runs_of(experiment: str) -> dict[str, Run]:
     """The runs of an experiment by number."""
     return {run.number: run for run in expand_runs(experiment_of(experiment))}
+
+
+def samples_of(experiment: str) -> list[str]:
+    """The question ids of the samples whose predictions are drawn token by token."""
+    return require_samples(experiment_of(experiment), experiment)
 
 
 def run_of(wildcards) -> Run:
@@ -75,3 +84,14 @@ onstart:
     for folder in (Path("results", experiment) for experiment in ASKED_FOR):
         if folder.exists() and not os.access(folder, os.W_OK):
             raise SystemExit(f"{folder}: can't be written to; is it, or its disk, read-only?")
+
+
+def figure(name: str, question: str) -> str:
+    """The PNG of a figure, with its place in the report."""
+    return report(
+        f"results/{{experiment}}/plots/{name}.png",
+        caption=f"../report/{name}.rst",
+        category="{experiment}",
+        subcategory="Figures",
+        labels={"result": question},
+    )

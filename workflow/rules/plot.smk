@@ -1,6 +1,6 @@
-"""Draw an experiment's divergence by horizon and by position.
+"""Draw what an experiment found, one figure a question.
 
-Input: the tables of all its runs, and the style file. Output: each figure as PNG and SVG.
+Input: the tables of all its runs, the texts of their tokens, and the style file. Output: each figure as PNG and SVG.
 """
 
 
@@ -9,17 +9,30 @@ rule plot:
         tables=lambda wildcards: expand(
             rules.divergence.output.table, run=points_of(wildcards.experiment), allow_missing=True
         ),
+        candidates=lambda wildcards: expand(
+            rules.candidates.output.candidates, run=points_of(wildcards.experiment), allow_missing=True
+        ),
         style="workflow/report/horizons.mplstyle",
     output:
-        multiext(
-            "results/{experiment}/plots/kl_by_horizon",
-            by_horizon_png=".png",
-            by_horizon_svg=".svg",
-        ),
-        multiext(
-            "results/{experiment}/plots/kl_by_position",
-            by_position_png=".png",
-            by_position_svg=".svg",
+        figure("divergence_by_horizon", "1. How far is a prediction from the final one?"),
+        figure("divergence_by_position", "2. Where in the text do predictions differ?"),
+        figure("agreement_by_horizon", "3. How often does a prediction already agree?"),
+        figure("acceptance", "4. How many tokens could be accepted together?"),
+        figure("confidence_over_time", "5. How does the model become sure of a token?"),
+        figure("calibration", "6. Is a confident early prediction right?"),
+        figure("trellis", "7. What was predicted for each position, and when?"),
+        svg=expand(
+            "results/{experiment}/plots/{figure}.svg",
+            figure=[
+                "divergence_by_horizon",
+                "divergence_by_position",
+                "agreement_by_horizon",
+                "acceptance",
+                "confidence_over_time",
+                "calibration",
+                "trellis",
+            ],
+            allow_missing=True,
         ),
     log:
         "logs/plot/{experiment}.log",
@@ -29,5 +42,6 @@ rule plot:
         "../envs/horizons.yaml"
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
+        samples=lambda wildcards: samples_of(wildcards.experiment),
     script:
         "../scripts/plot.py"

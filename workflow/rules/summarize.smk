@@ -1,19 +1,39 @@
 """Summarize an experiment: statistics of each run and horizon.
 
-Input: the tables and results of all its runs; the plots too, only so that who asks for the summary gets them. Output:
-`summary.csv`, and `experiment.yaml`, from which all of it can be made again.
+Input: the tables and results of all its runs; the plots and the explorer too, only so that who asks for the summary gets
+them. Output: `summary.csv`; for readers the main part of it, and what the runs were made with, as HTML; and
+`experiment.yaml`, from which all of it can be made again.
 """
 
 
 rule summarize:
     input:
         tables=rules.plot.input.tables,
-        results=lambda wildcards: expand(
-            rules.generate.output.results, run=points_of(wildcards.experiment), allow_missing=True
-        ),
+        results=rules.explorer.input.results,
         plots=rules.plot.output,
+        explorer=rules.explorer.output.page,
     output:
-        summary="results/{experiment}/summary.csv",
+        summary=report(
+            "results/{experiment}/summary.csv",
+            caption="../report/summary.rst",
+            category="{experiment}",
+            subcategory="Tables",
+            labels={"result": "All statistics (CSV)"},
+        ),
+        readable=report(
+            "results/{experiment}/summary.html",
+            caption="../report/readable.rst",
+            category="{experiment}",
+            subcategory="Tables",
+            labels={"result": "Mean of each run and horizon"},
+        ),
+        provenance=report(
+            "results/{experiment}/provenance.html",
+            caption="../report/provenance.rst",
+            category="{experiment}",
+            subcategory="Tables",
+            labels={"result": "Config and environment"},
+        ),
         experiment="results/{experiment}/experiment.yaml",
     log:
         "logs/summarize/{experiment}.log",

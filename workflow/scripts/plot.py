@@ -8,5 +8,11 @@ from horizons.tables import read_tables
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        table = read_tables(snakemake.input.tables)
-        draw(table, snakemake.params.points, Path(snakemake.input.style), Path(snakemake.output[0]).parent)
+        draw(
+            read_tables(snakemake.input.tables),
+            snakemake.params.points,
+            [Path(path) for path in snakemake.input.candidates],
+            snakemake.params.samples,
+            Path(snakemake.input.style),
+            Path(snakemake.output[0]).parent,
+        )

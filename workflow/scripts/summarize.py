@@ -3,12 +3,20 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
+from horizons.report import describe_runs, readable_summary, table_page
 from horizons.summary import summarize
 from horizons.tables import read_tables, write_table
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
         table = read_tables(snakemake.input.tables)
-        summary = summarize(table, snakemake.params.points, [Path(path) for path in snakemake.input.results])
+        results_files = [Path(path) for path in snakemake.input.results]
+        summary = summarize(table, snakemake.params.points, results_files)
         write_table(summary, Path(snakemake.output.summary))
         Path(snakemake.output.experiment).write_text(snakemake.params.experiment, encoding="utf-8")
+        pages = {
+            snakemake.output.readable: table_page("Summary", readable_summary(summary)),
+            snakemake.output.provenance: table_page("Config and environment", describe_runs(results_files)),
+        }
+        for path, page in pages.items():
+            Path(path).write_text(page, encoding="utf-8")

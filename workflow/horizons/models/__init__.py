@@ -5,17 +5,20 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from huggingface_hub.utils import disable_progress_bars
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from horizons.errors import UserError, first_line
+from horizons.models import vocabulary
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint, find_checkpoint, folder_checksum, read_config
 from horizons.models.checks import check_bidirectional, check_padding
 from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
-from horizons.models.vocabulary import find_special_tokens, load_tokenizer
+from horizons.models.vocabulary import find_special_tokens
 
 # The adapter of each `model_type`, a module of this package with a function `load`. Every other masked LM that
 # transformers knows goes through `masked_lm`, and what it does not know through `remote`.
@@ -68,6 +71,15 @@ def load_model(
     return model
 
 
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:  # noqa: ANN401
+    """The tokenizer alone of what `load_model` loads. Raises UserError, in one line, where it can't be had."""
+    with _quiet_libraries():
+        folder, _ = find_checkpoint(name, revision, trust_remote_code)
+        checkpoint = Checkpoint(name, folder, read_config(name, folder), torch.float32, "cpu", trust_remote_code)
+        adapter = importlib.import_module(f"{__name__}.{choose_adapter(checkpoint)}")
+        return vocabulary.load_tokenizer(checkpoint, getattr(adapter, "TOKENIZER_CLASSES", {}))
+
+
 def choose_adapter(checkpoint: Checkpoint) -> str:
     """The module of this package that loads a checkpoint. Raises UserError where there is none for it."""
     model_type = checkpoint.config.get("model_type")
@@ -88,7 +100,7 @@ def choose_adapter(checkpoint: Checkpoint) -> str:
 
 def _assemble(checkpoint: Checkpoint, family: Family) -> CheckpointModel:
     family.network.eval().requires_grad_(False)
-    tokenizer = load_tokenizer(checkpoint, family.tokenizer_classes)
+    tokenizer = vocabulary.load_tokenizer(checkpoint, family.tokenizer_classes)
     vocab_size = family.network.config.vocab_size
     special = find_special_tokens(checkpoint, family, tokenizer, vocab_size)
     return CheckpointModel(

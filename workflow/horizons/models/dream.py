@@ -10,6 +10,9 @@ from horizons.models.checkpoint import Checkpoint, require_integers, require_num
 # Switches of Dream's config that its published code reads, and the values for which it is exactly Qwen2.
 REQUIRED_SWITCHES: dict[str, object] = {"hidden_act": "silu", "use_sliding_window": False, "rope_scaling": None}
 
+# The tokenizer that comes with Dream's code is a copy of Qwen2's.
+TOKENIZER_CLASSES: dict[str, type] = {"DreamTokenizer": Qwen2Tokenizer}
+
 
 def load(checkpoint: Checkpoint) -> Family:
     """Load a Dream checkpoint into `Qwen2ForCausalLM`; its weight names are the same."""
@@ -18,12 +21,11 @@ def load(checkpoint: Checkpoint) -> Family:
     except ValueError as error:
         raise checkpoint.refuse(error) from error
     network = checkpoint.load_network(Qwen2ForCausalLM, config=config)
-    # The tokenizer that comes with Dream's code is a copy of Qwen2's.
     return Family(
         network,
         context_length=config.max_position_embeddings,
         logits_shift=1,
-        tokenizer_classes={"DreamTokenizer": Qwen2Tokenizer},
+        tokenizer_classes=TOKENIZER_CLASSES,
     )
 
 

@@ -1,0 +1,127 @@
+"""The explorer's page: what it holds, that no text can break out of it, and its size."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from horizons.errors import UserError
+from horizons.explorer import data_block, encode_run, explorer_page
+from horizons.files import read_results
+from made_up import ODD_TEXTS, make_table, write_run
+
+FOLDER = Path(__file__).parents[2] / "workflow" / "report" / "explorer"
+PARTS = {
+    "page": FOLDER / "explorer.html",
+    "style": FOLDER / "explorer.css",
+    "script": FOLDER / "explorer.js",
+}
+BREAKING_OUT = [
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "]]>",
+    "&lt;b&gt;",
+    "\u2028\u2029",
+    "@DATA@",
+]
+
+
+class Blocks(HTMLParser):
+    """The data of a page as a browser's parser finds it."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.scripts, self._open = {}, 0, None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.scripts += tag == "script"
+        self._open = attributes.get("id") if attributes.get("type") == "application/json" else None
+
+    def handle_endtag(self, _tag):
+        self._open = None
+
+    def handle_data(self, data):
+        if self._open:
+            self.found[self._open] = json.loads(data)
+
+
+def build(folder, table, texts, outputs=()):
+    results, candidates = write_run(folder, table, texts, outputs)
+    return explorer_page("x", table, {"00000": {}}, [results], [candidates], PARTS)
+
+
+def test_the_numbers_of_every_entry_are_those_of_the_table(tmp_path):
+    table = make_table(samples=3)
+    table.loc[table.index[1], "kl"] = np.inf
+    results, candidates = write_run(tmp_path, table, list("abcde"))
+    run = encode_run(table, read_results(results), read_results(candidates))
+    for sample, (_, entries) in zip(run["samples"], table.groupby("sample_idx"), strict=True):
+        assert sample["position"] == entries["relative_position"].tolist()
+        assert sample["horizon"] == entries["horizon"].tolist()
+        for number in ("js", "entropy", "top5_agreement"):
+            np.testing.assert_allclose(sample[number], entries[number], rtol=0.006, atol=1e-5)
+        np.testing.assert_allclose(
+            np.array(sample["probabilities"]).reshape(-1, 5)[:, 0] / 1e4, entries["confidence"], atol=1e-4
+        )
+        first = [run["tokens"][token] for token in sample["candidates"][::5]]
+        assert first == ["abcde"[token] for token in entries["top1_token_id"]]
+        assert [run["tokens"][token] for token in sample["output"]] == ["abcde"[p % 5] for p in range(12)]
+    assert run["samples"][0]["kl"][1] is None
+    assert None not in run["samples"][1]["kl"]
+
+
+def test_what_comes_after_the_end_is_left_out_and_counted(tmp_path):
+    table = make_table(samples=2)
+    table["after_eos"] = table["relative_position"] > 4
+    results, candidates = write_run(tmp_path, table, list("abcde"))
+    for sample in encode_run(table, read_results(results), read_results(candidates))["samples"]:
+        assert (max(sample["position"]), len(sample["output"]), sample["beyond"]) == (4, 5, 7)
+        assert len(sample["candidates"]) == 5 * len(sample["position"])
+
+
+def test_no_text_breaks_out_of_the_page(tmp_path):
+    texts = [*BREAKING_OUT, *ODD_TEXTS]
+    table = make_table(samples=1, max_tokens=len(texts))
+    table["final_token_id"] = table["relative_position"]
+    page = build(tmp_path, table, texts, [{"prompt": [{"role": "<i>", "content": texts[0]}], "question_id": texts[1]}])
+    blocks = Blocks(page)
+    assert blocks.scripts == 3  # runs, one run, and the page's own
+    run = blocks.found["run-00000"]
+    assert [run["tokens"][token] for token in run["samples"][0]["output"]] == texts
+    assert run["samples"][0]["prompt"] == [["<i>", texts[0]]]
+    assert run["samples"][0]["id"] == texts[1]
+
+
+def test_data_holds_no_character_that_html_knows():
+    block = data_block("runs", [{"label": "".join(BREAKING_OUT)}])
+    inside = block.removeprefix('<script type="application/json" id="runs">').removesuffix("</script>")
+    assert not re.search(r"[<>&\u2028\u2029]", inside)
+
+
+def test_a_page_names_no_address_and_is_the_same_again(tmp_path):
+    table = make_table(samples=2)
+    page = build(tmp_path, table, list("abcde"))
+    assert re.findall(r"https?://[^\"\s<]*", page) == ["http://www.w3.org/2000/svg"]  # a namespace, never fetched
+    assert not re.search(r"@[A-Z]+@", page)
+    assert page == build(tmp_path, table, list("abcde"))
+
+
+def test_a_hundred_samples_of_64_tokens_are_below_five_megabytes(tmp_path):
+    texts = [f"token{number}" for number in range(126_000)]  # ids spread over a real vocabulary
+    table = make_table(samples=100, max_tokens=64)
+    random = np.random.default_rng(0)
+    table["final_token_id"] = random.integers(0, len(texts), len(table))
+    table["top1_token_id"] = random.integers(0, len(texts), len(table))
+    assert len(build(tmp_path, table, texts).encode()) < 5_000_000
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    table = make_table(samples=2)
+    results, candidates = write_run(tmp_path, table, list("abcde"))
+    with pytest.raises(UserError, match="run 00000: sample 1 has 36 entries"):
+        encode_run(table.iloc[:-1], read_results(results), read_results(candidates))

@@ -1,0 +1,222 @@
+"""The figures: what they draw, held to counts by hand and to summary.csv, and what they say when data are lacking."""
+
+import multiprocessing
+import warnings
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from horizons.config import parse_experiment
+from horizons.errors import UserError
+from horizons.figures.by_horizon import acceptance, accepted_tokens, divergence_by_horizon
+from horizons.figures.by_position import spread_by_position
+from horizons.figures.calibration import calibration_bins, with_gaps
+from horizons.figures.frame import NAMED, swept_lines
+from horizons.figures.glyphs import fit, printable
+from horizons.figures.intervals import number_samples
+from horizons.files import write_results
+from horizons.plots import draw
+from horizons.prompts import require_samples
+from horizons.summary import summarize
+from made_up import ODD_TEXTS, make_table
+
+STYLE = Path(__file__).parents[2] / "workflow" / "report" / "horizons.mplstyle"
+
+
+def draw_all(folder, table, points, texts=("a", "b", "c", "d", "e"), samples=("q0",)):
+    """Draw every figure, any warning an error; gives the PNG files by name."""
+    folder.mkdir(exist_ok=True)
+    candidates = []
+    for run in points:
+        candidates.append(folder / f"{run}.candidates.json.gz")
+        write_results(candidates[-1], {"run": run, "token_texts": {str(i): text for i, text in enumerate(texts)}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(table, points, candidates, list(samples), STYLE, folder / "plots")
+    return {path.stem: path for path in (folder / "plots").glob("*.png")}
+
+
+def prepared(table, point="all prompts"):
+    return number_samples(table.assign(point=point))
+
+
+def texts_of(figure):
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(plt.Text))
+
+
+def test_every_figure_is_there_and_the_same_again(tmp_path):
+    """Again in another process: the addresses of objects, and the order of sets, are others there."""
+    points = {f"{n:05d}": {"generation.temperature": n / 10} for n in range(4)}
+    files = draw_all(tmp_path / "first", make_table(runs=4), points)
+    assert sorted(files) == [
+        "acceptance",
+        "agreement_by_horizon",
+        "calibration",
+        "confidence_over_time",
+        "divergence_by_horizon",
+        "divergence_by_position",
+        "trellis",
+    ]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.apply(draw_all, (tmp_path / "second", make_table(runs=4), points))
+    first, second = (sorted((tmp_path / folder / "plots").iterdir()) for folder in ("first", "second"))
+    assert len(first) == 14
+    assert [path.name for path in first] == [path.name for path in second]
+    assert [one.name for one, other in zip(first, second, strict=True) if one.read_bytes() != other.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "horizons"),
+    [
+        (lambda table: table, [1]),
+        (lambda table: table, [1, 16]),
+        (lambda table: table, list(range(1, 9))),
+        (lambda table: table[table["sample_idx"] == 0], [1, 2, 4, 8]),
+        (lambda table: table.assign(kl=np.where(table["horizon"] > 1, np.inf, 0.0)), [1, 2, 4, 8]),
+        (lambda table: table.assign(after_eos=table["relative_position"] > 0), [1, 2, 4, 8]),
+        (lambda table: table.assign(after_eos=True), [1, 2, 4, 8]),
+        (lambda table: table.assign(confidence=1.0), [1, 2]),
+    ],
+    ids=["only 1", "1 and 16", "1 to 8", "one sample", "infinite", "one token", "no text", "always sure"],
+)
+def test_lacking_data_are_drawn_without_a_warning(tmp_path, change, horizons):
+    table = change(make_table(samples=12, max_tokens=20, horizons=horizons))
+    assert len(draw_all(tmp_path, table, {"00000": {}})) == 7
+
+
+@pytest.mark.parametrize("values", [[n / 10 for n in range(20)], [f"task ${n}$ {'long ' * 9}" for n in range(20)]])
+def test_a_sweep_of_twenty_values_fits(tmp_path, values):
+    points = {f"{n:05d}": {"some.key": value} for n, value in enumerate(values)}
+    files = draw_all(tmp_path, make_table(runs=20, samples=2), points)
+    heights = {name: plt.imread(path).shape[0] / 300 for name, path in files.items()}
+    assert max(heights.values()) < 9, f"taller than a page, in inches: {heights}"
+
+
+def test_the_legend_names_few_of_many_lines_and_says_so():
+    lines = swept_lines([str(n) for n in range(20)], "temperature")
+    assert (len(lines.colors), len(lines.named)) == (20, NAMED)
+    assert (lines.named[0], lines.named[-1]) == ("0", "19")
+    assert "6 of 20" in lines.unnamed[0]
+    assert swept_lines(["a", "b"], None).unnamed == []
+
+
+def test_any_token_text_is_drawn_without_a_warning(tmp_path):
+    table = make_table(max_tokens=len(ODD_TEXTS), samples=1)
+    table["final_token_id"] = table["relative_position"]
+    table["top1_token_id"] = table["relative_position"]
+    draw_all(tmp_path, table.assign(question_id="<q>$\u202e🙂"), {"00000": {}}, ODD_TEXTS, ["<q>$\u202e🙂"])
+
+
+def test_printable_shows_what_could_not_be_seen():
+    assert [printable(text) for text in ("\n", "\t", "  ", " a", "🙂", "\u202eab")] == [
+        "↵",
+        "⇥",
+        "␣␣",
+        " a",
+        "□",
+        "□ab",
+    ]
+    assert printable("<b>$x$</b>") == "<b>$x$</b>"
+
+
+def test_fit_cuts_by_width_not_by_letters():
+    assert fit("iiiiiiiiii", 20, 4.6) == "iiiiiiiiii"
+    assert fit("WWWWWWWWWW", 20, 4.6) == "WWW…"
+
+
+def test_lines_are_the_means_of_the_summary(tmp_path):
+    table = make_table(samples=15)
+    results = tmp_path / "00000.json.gz"
+    write_results(results, {"metrics": {"score": None}})
+    expected = summarize(table, {"00000": {}}, [results])
+    figure = divergence_by_horizon(prepared(table), swept_lines(["all prompts"], None))
+    for panel, number in zip(figure.axes, ["kl", "js"], strict=True):
+        np.testing.assert_allclose(panel.lines[0].get_ydata(), expected[f"{number}_mean"])
+        bars = [[low, high] for (_, low), (_, high) in panel.collections[0].get_segments()]
+        np.testing.assert_allclose(bars, expected[[f"{number}_mean_low", f"{number}_mean_high"]])
+
+
+def test_acceptance_counts_all_of_the_next_tokens():
+    """Two samples of four tokens, counted by hand: what fails at one horizon fails for every longer run."""
+    table = make_table(samples=2, max_tokens=4, horizons=(1, 2, 3, 4))
+    table["top1_token_id"] = table["final_token_id"]
+    wrong = (table["sample_idx"] == 0) & (table["timestep"] == 0) & (table["horizon"] == 2)
+    table.loc[wrong, "top1_token_id"] = -1
+    means = accepted_tokens(prepared(table)).groupby("ahead")["accepted"].mean()
+    # Timesteps that have n positions before the end: 4, 3 and 1 in each sample; one of them holds the wrong token.
+    assert means.to_dict() == {1: 1.0, 2: pytest.approx(5 / 6), 4: pytest.approx(1 / 2)}
+
+
+def test_acceptance_says_where_it_is_an_upper_bound():
+    lines = swept_lines(["all prompts"], None)
+    assert "Upper bound at 4, 8 tokens" in texts_of(acceptance(prepared(make_table()), lines))
+    exact = prepared(make_table(horizons=range(1, 9)))
+    assert "Upper bound" not in texts_of(acceptance(exact, lines))
+
+
+def test_few_samples_and_infinite_values_are_said():
+    lines = swept_lines(["all prompts"], None)
+    table = make_table(samples=3)
+    table.loc[table.index[1], "kl"] = np.inf
+    text = texts_of(divergence_by_horizon(prepared(table), lines))
+    assert "3 samples: too few for a reliable interval" in text
+    assert f"1 of {len(table)} predictions have infinite KL" in text
+    alone = prepared(make_table(samples=1))
+    assert "no interval can be given" in texts_of(divergence_by_horizon(alone, lines))
+
+
+def test_positions_few_samples_reach_are_not_drawn():
+    table = make_table(samples=8, horizons=(1, 2))
+    table = table[(table["relative_position"] < 6) | (table["sample_idx"] < 4)]
+    spread = spread_by_position(prepared(table)).query("horizon == 2").set_index("relative_position")
+    assert spread["median"].notna().to_dict() == {position: position < 6 for position in range(1, 12)}
+
+
+def test_calibration_is_the_frequency_of_being_right():
+    table = make_table(samples=20, horizons=(1, 2)).query("horizon == 2").copy()
+    table["confidence"] = np.where(table["sample_idx"] < 10, 0.25, 0.999)
+    table["top1_token_id"] = np.where(table["sample_idx"] % 2, table["final_token_id"], -1)
+    table.loc[table.index[:4], "confidence"] = 0.75  # a bin of too few
+    bins, left_out = calibration_bins(prepared(table))
+    assert left_out == 4
+    assert bins["bin"].tolist() == [2, 9]
+    assert bins["confidence"].tolist() == pytest.approx([0.25, 0.999])
+    assert bins["mean"].tolist() == pytest.approx([55 / 106, 0.5])  # sample 0, which is wrong, lost four
+    assert with_gaps(bins)["mean"].isna().sum() == 8
+
+
+EXPERIMENT = {"model": {"name": "m"}, "dataset": {"path": "p.jsonl"}}
+
+
+@pytest.fixture
+def prompts(tmp_path, monkeypatch):
+    (tmp_path / "p.jsonl").write_text('{"id": "copy-0", "prompt": "a"}\n{"id": "copy-1", "prompt": "b"}\n')
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("prompts")
+def test_samples_are_chosen_by_question_id():
+    assert require_samples(parse_experiment(EXPERIMENT, "x.yaml"), "x.yaml") == ["copy-0"]
+    chosen = parse_experiment(EXPERIMENT | {"plots": {"samples": ["copy-1"]}}, "x.yaml")
+    assert require_samples(chosen, "x.yaml") == ["copy-1"]
+
+
+@pytest.mark.usefixtures("prompts")
+def test_a_sample_that_no_prompt_has_is_one_line():
+    wrong = parse_experiment(EXPERIMENT | {"plots": {"samples": ["copy-9"]}}, "x.yaml")
+    with pytest.raises(UserError) as error:
+        require_samples(wrong, "x.yaml")
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in ("x.yaml", "plots.samples", "copy-9", "is it 'copy-"))
+
+
+def test_plots_are_no_part_of_a_run():
+    from horizons.config import expand_runs
+
+    plain = parse_experiment(EXPERIMENT, "x.yaml")
+    chosen = parse_experiment(EXPERIMENT | {"plots": {"samples": ["copy-1"]}}, "x.yaml")
+    assert [run.to_dict() for run in expand_runs(plain)] == [run.to_dict() for run in expand_runs(chosen)]
+    with pytest.raises(UserError, match="can't be swept"):
+        parse_experiment(EXPERIMENT | {"sweep": {"plots.samples": [["copy-1"]]}}, "x.yaml")

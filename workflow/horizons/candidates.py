@@ -1,0 +1,64 @@
+"""From the triple of a run to the five most probable tokens of every entry: ids, texts and probabilities."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from horizons.files import run_number
+from horizons.metrics import top_candidates
+from horizons.triple import open_triple
+
+COUNT = 5
+# Logits that are looked at together, so that memory does not grow with the sample.
+BLOCK_SIZE = 2**24
+
+
+def collect_candidates(results_file: Path, tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The five most probable tokens of each entry of a run, most probable first.
+
+    Gives `samples`, one object a sample with `token_ids` and `probabilities`, each a list of up to five an entry in
+    entry order; and `token_texts`, the text of each id that occurs in them, in a prompt or in an output. `tokenizer`
+    is that of the run's model. Raises UserError for files that can't be read.
+    """
+    triple = open_triple(results_file)
+    outputs = triple.results["outputs"]
+    samples, occurring = [], set()
+    for sample_idx, output in enumerate(tqdm(outputs, "candidates", unit="sample", file=sys.stderr, disable=None)):
+        token_ids, probabilities = most_probable(triple.sample(sample_idx))
+        samples.append(
+            {
+                "sample_idx": sample_idx,
+                "token_ids": token_ids.tolist(),
+                "probabilities": [[round(value, 6) for value in row] for row in probabilities.tolist()],
+            }
+        )
+        occurring.update(token_ids.flatten().tolist(), output["prompt_ids"], output["output_ids"])
+    return {
+        "run": run_number(results_file),
+        "token_texts": {str(token_id): token_text(tokenizer, token_id) for token_id in sorted(occurring)},
+        "samples": samples,
+    }
+
+
+def most_probable(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (n, vocab_size) of any dtype -> ids and probabilities, each (n, 5), the most probable first.
+
+    A vocabulary of fewer than five has as many columns as it has tokens.
+    """
+    ids, probabilities = [], []
+    for block in logits.split(max(1, BLOCK_SIZE // logits.shape[1])):
+        rows = block.float()
+        values, candidates = top_candidates(rows)
+        ids.append(candidates[:, :COUNT])
+        probabilities.append((values[:, :COUNT] - rows.logsumexp(-1, keepdim=True)).exp())
+    return torch.cat(ids), torch.cat(probabilities)
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:  # noqa: ANN401
+    """The text of one token; an id that the tokenizer lacks shows as ⟨id⟩."""
+    if tokenizer.convert_ids_to_tokens(token_id) is None:
+        return f"⟨{token_id}⟩"
+    return tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)

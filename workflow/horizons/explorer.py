@@ -1,0 +1,148 @@
+"""From the tables, results and candidates of an experiment to one page that shows every prediction. No torch."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from horizons.errors import UserError
+from horizons.files import read_results, run_number
+from horizons.labels import label_points
+
+# Probabilities are whole multiples of 1 / PROBABILITY_SCALE in the page, which takes half the characters.
+PROBABILITY_SCALE = 10_000
+ABOUT = ["config", "point", "shard", "environment", "metrics"]
+
+
+def explorer_page(
+    experiment: str,
+    table: pd.DataFrame,
+    points: Mapping[str, Mapping[str, Any]],
+    results_files: Iterable[Path],
+    candidates_files: Iterable[Path],
+    parts: Mapping[str, Path],
+) -> str:
+    """The HTML of an experiment's explorer, which needs nothing but itself.
+
+    `table` holds the divergence tables of its runs, `points` the swept values of each run by its number; `parts` are
+    the files the page is made of: page, style, script. Raises UserError where files of a run do not belong together.
+    """
+    labels = label_points(points)
+    tables = dict(iter(table.groupby("run", sort=False)))
+    blocks = []
+    for results_file, candidates_file in zip(results_files, candidates_files, strict=True):
+        run = run_number(results_file)
+        data = encode_run(tables[run], read_results(results_file), read_results(candidates_file))
+        blocks.append(data_block(f"run-{run}", data))
+    runs = [{"number": run, "label": label} for run, label in labels.items()]
+    script = parts["script"].read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    replacements = {
+        # Nothing is loaded, and no script runs but this one, whatever the texts of tokens hold.
+        "@POLICY@": f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        "@EXPERIMENT@": html.escape(experiment),
+        "@STYLE@": parts["style"].read_text(encoding="utf-8"),
+        "@DATA@": "\n".join([data_block("runs", runs), *blocks]),
+        "@SCRIPT@": script,
+    }
+    return _replace(parts["page"].read_text(encoding="utf-8"), replacements)
+
+
+def encode_run(table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page holds of one run: its tokens, each once, and for each sample its texts and entries.
+
+    Entries after the end of the text are left out. Raises UserError where the entries of a table and of its candidates
+    differ in number.
+    """
+    texts = candidates["token_texts"]
+    index_of: dict[int, int] = {}
+
+    def index(token_id: int) -> int:
+        return index_of.setdefault(token_id, len(index_of))
+
+    entries = dict(iter(table.groupby("sample_idx", sort=False)))
+    samples = []
+    for output, chosen in zip(results["outputs"], candidates["samples"], strict=True):
+        rows = entries[output["sample_idx"]]
+        if len(rows) != len(chosen["token_ids"]):
+            raise UserError(
+                f"run {candidates['run']}: sample {output['sample_idx']} has {len(rows)} entries in its table and "
+                f"{len(chosen['token_ids'])} among its candidates; make both again"
+            )
+        samples.append(_encode_sample(rows, output, chosen, index))
+    return {
+        "horizons": sorted(table["horizon"].unique().tolist()),
+        "candidates": len(candidates["samples"][0]["token_ids"][0]),
+        "probability_scale": PROBABILITY_SCALE,
+        "tokens": [texts[str(token_id)] for token_id in index_of],
+        "samples": samples,
+        "about": {key: results[key] for key in ABOUT},
+    }
+
+
+def _encode_sample(
+    rows: pd.DataFrame,
+    output: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    index: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """One sample: numbers as lists with one item an entry, candidates as lists with five."""
+    kept = np.flatnonzero(~rows["after_eos"].to_numpy())
+    rows = rows.iloc[kept]
+    length = int(rows["relative_position"].max()) + 1
+    prompt = output["prompt"]
+    messages = [["", prompt]] if isinstance(prompt, str) else [[each["role"], each["content"]] for each in prompt]
+    return {
+        "id": output["question_id"],
+        "task": output.get("task"),
+        "label": output.get("label"),
+        "score": output.get("score"),
+        "prompt": messages,
+        "output": [index(token_id) for token_id in output["output_ids"][:length]],
+        "beyond": len(output["output_ids"]) - length,
+        "position": rows["relative_position"].tolist(),
+        "horizon": rows["horizon"].tolist(),
+        "kl": list(_significant(rows["kl"])),
+        "js": list(_significant(rows["js"])),
+        "top1_agreement": rows["top1_agreement"].astype(int).tolist(),
+        "top5_agreement": list(_significant(rows["top5_agreement"])),
+        "entropy": list(_significant(rows["entropy"])),
+        "final_token_probability": _scaled(rows["final_token_probability"]),
+        "final_token_rank": rows["final_token_rank"].tolist(),
+        "candidates": [index(token_id) for entry in kept for token_id in chosen["token_ids"][entry]],
+        "probabilities": _scaled(value for entry in kept for value in chosen["probabilities"][entry]),
+    }
+
+
+def _significant(values: Iterable[float]) -> Iterator[float | int | None]:
+    """Three significant digits, none below 0.00001; None where infinite, which JSON can't say."""
+    for value in values:
+        if not np.isfinite(value):
+            yield None
+            continue
+        rounded = float(f"{round(value, 5):.3g}")
+        yield int(rounded) if rounded.is_integer() else rounded
+
+
+def _scaled(probabilities: Iterable[float]) -> list[int]:
+    return [round(probability * PROBABILITY_SCALE) for probability in probabilities]
+
+
+def data_block(identifier: str, data: object) -> str:
+    """Data as an element of the page that no text within can end: <, > and & are written as \\u escapes."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f'<script type="application/json" id="{identifier}">{text}</script>'
+
+
+def _replace(page: str, replacements: Mapping[str, str]) -> str:
+    """The page with its placeholders filled, in one pass: what is filled in is not searched again."""
+    return re.sub("|".join(replacements), lambda found: replacements[found[0]], page)

@@ -1,0 +1,1 @@
+"""The figures of an experiment, one module a kind; `horizons.plots` draws them all."""

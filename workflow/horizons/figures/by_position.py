@@ -1,0 +1,83 @@
+"""Where in the text predictions differ from the final one."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from horizons.figures.frame import (
+    horizon_lines,
+    label_outer,
+    name_panel,
+    open_frame,
+    panels_of,
+    say_nothing_to_show,
+    shorten,
+)
+from horizons.figures.intervals import count_infinite, count_samples
+
+BAND = (0.1, 0.9)  # quantiles over samples
+FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing is drawn
+
+
+def divergence_by_position(table: pd.DataFrame, points: list[str]) -> Figure:
+    """Median KL by position, one line a horizon and one panel a swept value, band over samples."""
+    ahead = table[table["horizon"] > 1]
+    shown, missing = panels_of(points)
+    horizons = sorted(ahead["horizon"].unique())
+    lines = horizon_lines(horizons)._replace(markers=dict.fromkeys(horizons, ""))
+    spread = spread_by_position(ahead[ahead["point"].isin(shown)])
+    columns = 1 if len(shown) == 1 else 2
+    figure, axes = open_frame(
+        "Where in the text do predictions differ from the final one?",
+        [*_notes(ahead, spread), *count_infinite(ahead, "kl"), *missing, *lines.unnamed],
+        lines,
+        rows=-(-len(shown) // columns),
+        columns=columns,
+        panel_height=1.9 if len(shown) == 1 else 1.05,
+        sharex=True,
+        sharey=True,
+    )
+    for panel, point in zip(axes.flat, shown, strict=False):
+        drawn = spread[spread["point"] == point]
+        for horizon, color in lines.colors.items():
+            line = drawn[drawn["horizon"] == horizon]
+            panel.plot(line["relative_position"], line["median"], color=color)
+            panel.fill_between(
+                line["relative_position"], line["low"], line["high"], color=color, alpha=0.15, linewidth=0
+            )
+        if len(shown) > 1:
+            name_panel(panel, shorten(point))
+        if drawn["median"].isna().all():
+            say_nothing_to_show(panel, "No horizon beyond 1, or no text" if ahead.empty else "Infinite")
+    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
+    label_outer(axes, len(shown), "Position (tokens)", "KL from the final prediction (nats)")
+    return figure
+
+
+def _notes(ahead: pd.DataFrame, spread: pd.DataFrame) -> list[str]:
+    low, high = (round(100 * quantile) for quantile in BAND)
+    notes = [f"Line: median, band: {low}th to {high}th percentile of the samples; {count_samples(ahead)}"]
+    left_out = spread["median"].isna()
+    if left_out.any():
+        notes.append(f"not drawn where fewer than {FEWEST} samples reach a position")
+    return notes
+
+
+def spread_by_position(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns point, horizon, relative_position, median, low, high; empty (NaN) where infinite, or where fewer samples
+    than FEWEST go on and others have ended.
+
+    Infinite values count as the largest, so that they shift the median as they should.
+    """
+    samples = table.groupby("point")["sample"].nunique()
+
+    def quantiles(values: pd.Series) -> pd.Series:
+        few = len(values) < min(FEWEST, samples[values.name[0]])
+        found = [np.nan] * 3 if few else np.quantile(values, [0.5, *BAND], method="inverted_cdf")
+        return pd.Series(np.where(np.isinf(found), np.nan, found), ["median", "low", "high"])
+
+    keys = ["point", "horizon", "relative_position"]
+    if table.empty:
+        return pd.DataFrame(columns=[*keys, "median", "low", "high"], dtype=float)
+    return table.groupby(keys, sort=True)["kl"].apply(quantiles).unstack().reset_index()

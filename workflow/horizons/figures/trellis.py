@@ -1,0 +1,120 @@
+"""How the tokens of one sample came about: every prediction in its place."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from horizons.figures.frame import WIDTH, name_panel, open_frame
+from horizons.figures.glyphs import fit, printable
+
+PER_LINE = 12  # positions side by side
+MAX_POSITIONS = 96
+CELL_HEIGHT, CELL_WIDTH = 0.125, 17.0  # in inches; in points, what a token may take
+LABEL_HEIGHTS = (0.13, 0.24, 0.3)  # inches beside the cells, for each strip, for each sample, and of the key
+KEY_HEIGHT = 0.1  # inches, of the colours' key
+TOKEN_SIZE = 4.6  # points
+DIVERGENCE = Normalize(0, float(np.log(2)), clip=True)  # JS, which is bounded and never infinite
+SHADES = ListedColormap(mpl.colormaps["YlOrBr"](np.linspace(0, 0.85, 256)))
+
+
+class Sample(NamedTuple):
+    """What a trellis shows of one sample."""
+
+    name: str
+    entries: pd.DataFrame  # relative_position, horizon, js, text (of the most probable token), right
+
+    @property
+    def positions(self) -> int:
+        """Positions up to the end of the text."""
+        return int(self.entries["relative_position"].max()) + 1 if len(self.entries) else 0
+
+
+def choose_samples(table: pd.DataFrame, question_ids: Sequence[str], texts: dict[str, dict[int, str]]) -> list[Sample]:
+    """The samples with these question ids, each in the first run that has it.
+
+    `texts` holds the text of each token id that occurs, for each run.
+    """
+    samples = []
+    for question_id in question_ids:
+        found = table[table["question_id"] == question_id]
+        run = found["run"].iloc[0]
+        entries = found[found["run"] == run]
+        entries = entries.assign(
+            text=entries["top1_token_id"].map(texts[run]), right=entries["top1_token_id"] == entries["final_token_id"]
+        )
+        point = entries["point"].iloc[0]
+        samples.append(Sample(f"{question_id} (run {run}: {point})", entries[~entries["after_eos"]]))
+    return samples
+
+
+def trellis(samples: Sequence[Sample]) -> Figure:
+    """Positions across, horizons down, in each cell the most probable token, coloured by JS from the final one."""
+    strips = [
+        (sample, first) for sample in samples for first in range(0, min(sample.positions, MAX_POSITIONS), PER_LINE)
+    ]
+    heights = [*(CELL_HEIGHT * sample.entries["horizon"].nunique() for sample, _ in strips), KEY_HEIGHT]
+    labels = sum(height * count for height, count in zip(LABEL_HEIGHTS, (len(strips), len(samples), 1), strict=True))
+    notes = [
+        "A row is a horizon, the lowest the final prediction; bold is not the token that was committed",
+        *[
+            f"{sample.name}: the first {MAX_POSITIONS} of {sample.positions} positions"
+            for sample in samples
+            if sample.positions > MAX_POSITIONS
+        ],
+        *[f"{sample.name} has no text" for sample in samples if not sample.positions],
+    ]
+    figure, axes = open_frame(
+        "What was predicted for each position, and when?",
+        notes,
+        rows=len(heights),
+        panel_height=(sum(heights) + labels) / len(heights),
+        height_ratios=heights,
+    )
+    for panel, (sample, first) in zip(axes[:, 0], strips, strict=False):
+        _draw_strip(panel, sample, first)
+    key = figure.colorbar(ScalarMappable(DIVERGENCE, SHADES), cax=axes[-1, 0], orientation="horizontal")
+    key.set_label("JS divergence from the final prediction (nats)", fontsize=5.5)
+    key.ax.tick_params(labelsize=5, pad=1.5, length=1.5)
+    key.outline.set_visible(False)
+    return figure
+
+
+def _draw_strip(panel: Axes, sample: Sample, first: int) -> None:
+    """One line of the text: PER_LINE positions and their horizons."""
+    horizons = sorted(sample.entries["horizon"].unique(), reverse=True)
+    within = sample.entries[sample.entries["relative_position"].between(first, first + PER_LINE - 1)]
+    for entry in within.itertuples():
+        column, row = entry.relative_position - first, horizons.index(entry.horizon)
+        shade = DIVERGENCE(entry.js)
+        panel.add_patch(Rectangle((column, row), 0.96, 0.92, facecolor=SHADES(shade), linewidth=0))
+        weight = "normal" if entry.right else "bold"
+        panel.text(
+            column + 0.48,
+            row + 0.48,
+            fit(printable(entry.text), CELL_WIDTH, TOKEN_SIZE, weight),
+            ha="center",
+            va="center_baseline",
+            fontsize=TOKEN_SIZE,
+            fontweight=weight,
+            color="white" if shade > 0.9 else "black",
+        )
+    count = min(sample.positions - first, PER_LINE)
+    panel.set(xlim=(0, PER_LINE), ylim=(len(horizons), 0))
+    panel.set_xticks(np.arange(count) + 0.48, [str(first + number) for number in range(count)])
+    panel.set_yticks(np.arange(len(horizons)) + 0.46, [str(horizon) for horizon in horizons])
+    panel.tick_params(length=0, labelsize=5, pad=1.5)
+    panel.grid(visible=False)
+    panel.spines[:].set_visible(False)
+    panel.set_ylabel("Horizon", fontsize=5.5)
+    if first + PER_LINE >= min(sample.positions, MAX_POSITIONS):
+        panel.set_xlabel("Position (tokens)", fontsize=5.5, loc="left", labelpad=1)
+    if first == 0:
+        name_panel(panel, fit(printable(sample.name), 72 * (WIDTH - 0.4), 6.5))
