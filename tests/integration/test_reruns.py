@@ -10,7 +10,7 @@ import pytest
 
 from support import REPOSITORY, contents, run_snakemake, write_experiment
 
-STAGES = ["generate", "validate", "divergence", "plot", "summarize"]
+STAGES = ["generate", "validate", "candidates", "divergence", "plot", "explorer", "summarize"]
 STYLE = "workflow/report/horizons.mplstyle"
 PROMPTS = "config/prompts/small.jsonl"
 
@@ -61,6 +61,7 @@ CHANGES = {
     "the prompt file, touched only": touch(PROMPTS),
     "the files of a local checkpoint": edit("resources/tiny-llada/config.json"),
     "the style of the plots": edit(STYLE),
+    "`plots.samples`": experiment(plots={"samples": ["copy-001"]}),
     "one file of a triple removed": remove("results/small/00001.safetensors"),
     "one table removed": remove("results/small/00001.divergence.csv"),
     "the script of a stage, such as plot": edit("workflow/scripts/plot.py"),
@@ -98,13 +99,12 @@ def test_every_row_of_the_table_is_tested():
 
 def test_another_folder_and_the_recorded_experiment_give_the_same_bytes(finished, repository):
     recorded = (finished / "results/small/experiment.yaml").read_text()
-    (repository / "config/again.yaml").write_text(recorded)
-    (repository / "config/small.yaml").unlink()
-    run = run_snakemake(repository, "results/again/summary.csv")
+    (repository / "config/small.yaml").write_text(recorded)
+    run = run_snakemake(repository, "results/small/summary.csv")
     assert run.returncode == 0, run.stderr
-    again, first = contents(repository / "results/again"), contents(finished / "results/small")
+    again, first = contents(repository / "results/small"), contents(finished / "results/small")
     assert sorted(again) == sorted(first)
-    assert {Path(name).suffix for name in again} == {".gz", ".json", ".safetensors", ".csv", ".png", ".svg", ".yaml"}
+    assert {Path(name).suffix for name in again} == {".gz", ".json", ".safetensors", ".csv", ".png", ".svg", ".html", ".yaml"}
     assert [name for name in again if again[name] != first[name]] == []
 
 
