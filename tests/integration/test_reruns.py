@@ -104,7 +104,16 @@ def test_another_folder_and_the_recorded_experiment_give_the_same_bytes(finished
     assert run.returncode == 0, run.stderr
     again, first = contents(repository / "results/small"), contents(finished / "results/small")
     assert sorted(again) == sorted(first)
-    assert {Path(name).suffix for name in again} == {".gz", ".json", ".safetensors", ".csv", ".png", ".svg", ".html", ".yaml"}
+    assert {Path(name).suffix for name in again} == {
+        ".gz",
+        ".json",
+        ".safetensors",
+        ".csv",
+        ".png",
+        ".svg",
+        ".html",
+        ".yaml",
+    }
     assert [name for name in again if again[name] != first[name]] == []
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from horizons.triple import open_triple
 from horizons.validation import validate_triple
-from support import copy_repository, run_snakemake, write_experiment
+from support import run_snakemake, write_experiment
 
 SUFFIXES = [".json.gz", ".safetensors", ".metadata.json", ".validation.json", ".divergence.csv"]
 ENTRIES = 8 + 7 + 5  # of a sample of the small experiment: 8 tokens, horizons 1, 2 and 4
@@ -29,55 +30,54 @@ def planned(folder: Path, *targets: str) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = copy_repository(tmp_path_factory.mktemp("workflow") / "repository")
-    snakemake(folder, "results/small/summary.csv")
-    return folder
+def workspace(finished, tmp_path_factory):
+    """A copy of the finished workflow, in which the tests of this file make other experiments."""
+    return shutil.copytree(finished, tmp_path_factory.mktemp("workspace") / "repository")
 
 
-def test_one_target_makes_everything(finished):
-    names = {path.name for path in (finished / "results" / "small").iterdir()}
+def test_one_target_makes_everything(workspace):
+    names = {path.name for path in (workspace / "results" / "small").iterdir()}
     runs = {f"{run}{suffix}" for run in ("00000", "00001") for suffix in SUFFIXES}
-    assert runs | {"summary.csv", "plots"} <= names
-    plots = {path.name for path in (finished / "results" / "small" / "plots").iterdir()}
-    assert {"kl_by_horizon.png", "kl_by_horizon.svg", "kl_by_position.png", "kl_by_position.svg"} <= plots
-    summary = pd.read_csv(finished / "results" / "small" / "summary.csv", dtype={"run": str})
+    assert runs | {"summary.csv", "plots", "explorer.html", "experiment.yaml"} <= names
+    plots = {path.name for path in (workspace / "results" / "small" / "plots").iterdir()}
+    assert {"divergence_by_horizon.png", "divergence_by_horizon.svg", "trellis.png", "trellis.svg"} <= plots
+    summary = pd.read_csv(workspace / "results" / "small" / "summary.csv", dtype={"run": str})
     assert summary[["run", "dataset.task", "horizon"]].to_numpy().tolist() == [
         [run, task, horizon] for run, task in (("00000", "copy"), ("00001", "sort")) for horizon in (1, 2, 4)
     ]
 
 
-def test_the_triple_holds_what_was_asked_for(finished):
-    results_file = finished / "results" / "small" / "00001.json.gz"
+def test_the_triple_holds_what_was_asked_for(workspace):
+    results_file = workspace / "results" / "small" / "00001.json.gz"
     assert validate_triple(results_file) == []
     triple = open_triple(results_file)
     assert [output["question_id"] for output in triple.results["outputs"]] == [f"sort-{n:03d}" for n in range(3)]
     assert triple.results["config"]["dataset"]["task"] == "sort"
     assert triple.results["environment"]["model"]["checksum"]
     assert len(triple.logits) == 3 * ENTRIES
-    table = pd.read_csv(finished / "results" / "small" / "00001.divergence.csv")
+    table = pd.read_csv(workspace / "results" / "small" / "00001.divergence.csv")
     assert len(table) == len(triple.logits)
 
 
-def test_nothing_is_done_again(finished):
-    assert planned(finished, "results/small/summary.csv") == {}
+def test_nothing_is_done_again(workspace):
+    assert planned(workspace, "results/small/summary.csv") == {}
 
 
-def test_every_rule_writes_its_log_and_benchmark(finished):
+def test_every_rule_writes_its_log_and_benchmark(workspace):
     for rule in ("generate", "validate", "divergence"):
         for run in ("00000", "00001"):
-            assert "done" in (finished / "logs" / rule / "small" / f"{run}.log").read_text()
-            assert (finished / "benchmarks" / rule / "small" / f"{run}.tsv").stat().st_size
+            assert "done" in (workspace / "logs" / rule / "small" / f"{run}.log").read_text()
+            assert (workspace / "benchmarks" / rule / "small" / f"{run}.tsv").stat().st_size
     for rule in ("plot", "summarize"):
-        assert "done" in (finished / "logs" / rule / "small.log").read_text()
+        assert "done" in (workspace / "logs" / rule / "small.log").read_text()
 
 
-def test_shards_and_batches_give_the_same_samples(finished):
-    write_experiment(finished, "sharded", shards=2, generation__batch_size=1)
+def test_shards_and_batches_give_the_same_samples(workspace):
+    write_experiment(workspace, "sharded", shards=2, generation__batch_size=1)
     targets = [f"results/sharded/{run:05d}.json.gz" for run in range(4)]
-    snakemake(finished, *targets)
-    whole = open_triple(finished / "results" / "small" / "00001.json.gz")
-    shards = [open_triple(finished / target) for target in targets[2:]]
+    snakemake(workspace, *targets)
+    whole = open_triple(workspace / "results" / "small" / "00001.json.gz")
+    shards = [open_triple(workspace / target) for target in targets[2:]]
     outputs = [output for shard in shards for output in shard.results["outputs"]]
     assert [o["output_ids"] for o in outputs] == [o["output_ids"] for o in whole.results["outputs"]]
     assert [o["question_id"] for o in outputs] == [o["question_id"] for o in whole.results["outputs"]]
@@ -86,14 +86,14 @@ def test_shards_and_batches_give_the_same_samples(finished):
         assert (whole.sample(number) - logits).abs().max() < 1e-4
 
 
-def test_without_logits_only_the_results_are_written(finished):
-    write_experiment(finished, "tokens", generation__save_logits=False)
-    snakemake(finished, "--config", "experiments=[tokens]")
-    assert sorted(path.name for path in (finished / "results" / "tokens").iterdir()) == [
+def test_without_logits_only_the_results_are_written(workspace):
+    write_experiment(workspace, "tokens", generation__save_logits=False)
+    snakemake(workspace, "--config", "experiments=[tokens]")
+    assert sorted(path.name for path in (workspace / "results" / "tokens").iterdir()) == [
         "00000.json.gz",
         "00001.json.gz",
     ]
-    failed = snakemake(finished, "results/tokens/summary.csv", check=False)
+    failed = snakemake(workspace, "results/tokens/summary.csv", check=False)
     assert failed.returncode == 1
     assert "config/tokens.yaml: generation.save_logits is false" in failed.stderr
 
@@ -105,36 +105,36 @@ def test_without_logits_only_the_results_are_written(finished):
         ({"generation__block_length": 4}, "generation.block_length is 4; save_logits needs 1 (left-to-right)"),
     ],
 )
-def test_a_mistake_is_told_before_anything_runs_without_a_traceback(finished, changes, expected):
-    (finished / "config" / "wrong.yaml").unlink(missing_ok=True)
+def test_a_mistake_is_told_before_anything_runs_without_a_traceback(workspace, changes, expected):
+    (workspace / "config" / "wrong.yaml").unlink(missing_ok=True)
     if changes:
-        write_experiment(finished, "wrong", **changes)
-    failed = snakemake(finished, "results/wrong/summary.csv", check=False)
+        write_experiment(workspace, "wrong", **changes)
+    failed = snakemake(workspace, "results/wrong/summary.csv", check=False)
     assert failed.returncode == 1
     [line] = [line for line in failed.stderr.splitlines() if line.startswith("config/wrong.yaml: ")]
     assert expected in line
     assert "Traceback" not in failed.stderr
-    assert not (finished / "results" / "wrong").exists()
+    assert not (workspace / "results" / "wrong").exists()
 
 
-def test_a_prompt_beyond_the_context_is_one_line_and_leaves_nothing(finished):
-    write_experiment(finished, "long", generation__max_tokens=250)
-    failed = snakemake(finished, "results/long/00000.json.gz", check=False)
+def test_a_prompt_beyond_the_context_is_one_line_and_leaves_nothing(workspace):
+    write_experiment(workspace, "long", generation__max_tokens=250)
+    failed = snakemake(workspace, "results/long/00000.json.gz", check=False)
     assert failed.returncode == 1
     assert "sample 0: a prompt of" in failed.stderr
     assert "the model has 256; lower generation.max_tokens" in failed.stderr
     assert "Traceback" not in failed.stderr
-    assert not list((finished / "results").glob("long/*"))
+    assert not list((workspace / "results").glob("long/*"))
 
 
-def test_an_unsound_triple_stops_the_later_stages_and_keeps_the_report(finished):
-    copy = finished / "results" / "broken"
-    write_experiment(finished, "broken", sweep={"dataset.task": ["copy"]})
-    snakemake(finished, "results/broken/00000.json.gz")
+def test_an_unsound_triple_stops_the_later_stages_and_keeps_the_report(workspace):
+    copy = workspace / "results" / "broken"
+    write_experiment(workspace, "broken", sweep={"dataset.task": ["copy"]})
+    snakemake(workspace, "results/broken/00000.json.gz")
     with (copy / "00000.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x01")
-    failed = snakemake(finished, "results/broken/summary.csv", check=False)
+    failed = snakemake(workspace, "results/broken/summary.csv", check=False)
     assert failed.returncode == 1
     assert "its bytes are not those it was written with" in failed.stderr
     report = json.loads((copy / "00000.validation.failed.json").read_text())
@@ -143,8 +143,8 @@ def test_an_unsound_triple_stops_the_later_stages_and_keeps_the_report(finished)
     assert not (copy / "00000.divergence.csv").exists()
 
 
-def test_run_sh_lists_the_experiments_there_are(finished):
-    failed = subprocess.run(["bash", "run.sh", "nope"], cwd=finished, capture_output=True, text=True, check=False)
+def test_run_sh_lists_the_experiments_there_are(workspace):
+    failed = subprocess.run(["bash", "run.sh", "nope"], cwd=workspace, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr.startswith("run.sh: no experiment 'nope'; there are: baseline ")
     assert failed.stderr.count("\n") == 1
