@@ -31,7 +31,7 @@ def watch():
 
 torch.set_num_threads(1)
 baseline, peaks, done = memory(), [0, 0], threading.Event()
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 model = load_model(sys.argv[1], dtype=sys.argv[2], device="cpu")
 done.set()
@@ -52,11 +52,12 @@ def write_large_llada(folder):
     block = {"attn_norm": (WIDTH,), "ff_norm": (WIDTH,), "ff_proj": wide, "up_proj": wide, "ff_out": (WIDTH, INNER)}
     block |= dict.fromkeys(("q_proj", "k_proj", "v_proj", "attn_out"), square)
     files = [top, *({f"blocks.{number}.{name}": shape for name, shape in block.items()} for number in range(BLOCKS))]
+    noise = 0.02 * torch.randn(VOCABULARY * WIDTH, dtype=torch.bfloat16)  # its beginning is every weight's values
     weight_map, total = {}, 0
     for number, shapes in enumerate(files):
         file = f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
         weights = {
-            f"model.transformer.{name}.weight": torch.full(shape, 0.01, dtype=torch.bfloat16)
+            f"model.transformer.{name}.weight": noise[: torch.Size(shape).numel()].reshape(shape).clone()
             for name, shape in shapes.items()
         }
         save_file(weights, folder / file, metadata={"format": "pt"})
