@@ -86,16 +86,19 @@ def test_a_workflow_killed_at_any_moment_and_run_again_gives_the_bytes_of_an_und
         rng = random.Random(seed)
         kills = 0
         while True:
+            to_be_killed = kills < KILLS // 2
             # --nolock stands for --unlock before each: a lock that a killed workflow leaves is another test.
             with started(folder, "--nolock", "results/small/summary.csv") as process:
                 try:
-                    process.communicate(timeout=rng.uniform(0.5, 0.7 * duration) if kills < KILLS // 2 else LONGEST)
+                    process.communicate(timeout=rng.uniform(0.5, 0.7 * duration) if to_be_killed else LONGEST)
                 except subprocess.TimeoutExpired:
+                    if not to_be_killed:
+                        raise
                     kills += 1
                     continue
             assert process.returncode == 0
             assert contents(folder / "results/small") == expected
-            if kills == KILLS // 2:
+            if not to_be_killed:
                 return
             shutil.rmtree(folder / "results")
 
