@@ -129,7 +129,9 @@ def test_fit_cuts_by_width_not_by_letters():
 def test_lines_are_the_means_of_the_summary(tmp_path):
     table = make_table(samples=15)
     results = tmp_path / "00000.json.gz"
-    write_results(results, {"metrics": {"score": None}})
+    made_with = {"config": {"generation": {"temperature": 0.0, "cfg_scale": 0.0}}}
+    made_with |= {"environment": {"model": {"dtype": "float32"}}}
+    write_results(results, {"metrics": {"score": None}, **made_with})
     expected = summarize(table, {"00000": {}}, [results])
     figure = divergence_by_horizon(prepared(table), swept_lines(["all prompts"], None))
     for panel, number in zip(figure.axes, ["kl", "js"], strict=True):
