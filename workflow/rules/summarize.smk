@@ -10,8 +10,8 @@ rule summarize:
     input:
         tables=rules.plot.input.tables,
         results=rules.explorer.input.results,
-        plots=ancient(rules.plot.output),
-        explorer=ancient(rules.explorer.output.page),
+        plots=rules.plot.output,
+        explorer=rules.explorer.output.page,
     output:
         summary=report(
             "results/{experiment}/summary.csv",

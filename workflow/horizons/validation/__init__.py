@@ -80,7 +80,8 @@ def _folder_problems(results_file: Path) -> list[str]:
             sibling(results_file, path.name)
         except UserError as error:
             problems.append(str(error))
-    ours = {path.name for path in triple} | {f"{run}.validation.json", f"{run}.validation.failed.json"}
+    others = (".validation.json", ".validation.failed.json", ".candidates.json.gz")
+    ours = {path.name for path in triple} | {run + suffix for suffix in others}
     if results_file.parent.is_dir():
         for path in sorted(results_file.parent.iterdir()):
             if path.name.startswith(f"{run}.") and path.name.endswith(TRIPLE_SUFFIXES) and path.name not in ours:
