@@ -96,7 +96,7 @@ def load_each(endpoint, cache, *names_and_revisions):
     variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_TOKEN": ""}
     environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")} | variables
     command = [sys.executable, "-c", LOAD_EACH, json.dumps(names_and_revisions)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
 

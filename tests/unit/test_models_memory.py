@@ -85,6 +85,6 @@ def test_peak_memory_is_little_more_than_the_weights(tmp_path):
 def measure(folder, dtype):
     """Peaks of the anonymous memory and of the resident set above those before loading, in bytes."""
     command = [sys.executable, "-c", MEASURE, str(folder), dtype]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     return [int(value) for value in result.stdout.split()]
