@@ -25,6 +25,9 @@ rule generate:
         "../envs/horizons.yaml"
     # One, so that the numbers are the same whatever --cores is; raise it with --set-threads for a large model on CPU.
     threads: 1
+    # So that jobs take turns on a machine's GPU; an experiment with `device: cpu` needs none.
+    resources:
+        gpu=lambda wildcards: 0 if run_of(wildcards).config.model.device == "cpu" else 1,
     params:
         run=lambda wildcards: run_of(wildcards).to_dict(),
     script:
