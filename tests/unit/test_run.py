@@ -42,8 +42,8 @@ def unbroken(tmp_path_factory):
     return contents(folder)
 
 
-def kill_after(monkeypatch, batches):
-    """Make the next run end, as if killed, once so many batches are in its journal."""
+def kill_after(monkeypatch, batches, results_file, **changes):
+    """Run the small run until so many batches are in its journal, where it ends as if killed."""
     add, seen = Progress.add, []
 
     def add_and_die(self, tokens):
@@ -52,7 +52,10 @@ def kill_after(monkeypatch, batches):
         if len(seen) == batches:
             raise Killed
 
-    monkeypatch.setattr(Progress, "add", add_and_die)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "add", add_and_die)
+        with pytest.raises(Killed):
+            generate_run(small_run(**changes), results_file)
 
 
 def decoded_samples(monkeypatch):
@@ -70,10 +73,7 @@ def decoded_samples(monkeypatch):
 
 @pytest.mark.parametrize("batches", [1, 3])
 def test_a_killed_run_goes_on_from_its_last_batch_to_the_same_bytes(tmp_path, monkeypatch, unbroken, batches):
-    with monkeypatch.context() as patch:
-        kill_after(patch, batches)
-        with pytest.raises(Killed):
-            generate_run(small_run(), tmp_path / "00000.json.gz")
+    kill_after(monkeypatch, batches, tmp_path / "00000.json.gz")
     assert not (tmp_path / "00000.json.gz").exists()
     decoded = decoded_samples(monkeypatch)
     generate_run(small_run(), tmp_path / "00000.json.gz")
@@ -82,10 +82,7 @@ def test_a_killed_run_goes_on_from_its_last_batch_to_the_same_bytes(tmp_path, mo
 
 
 def test_a_line_of_the_journal_that_was_cut_off_is_done_again(tmp_path, monkeypatch, unbroken):
-    with monkeypatch.context() as patch:
-        kill_after(patch, 2)
-        with pytest.raises(Killed):
-            generate_run(small_run(), tmp_path / "00000.json.gz")
+    kill_after(monkeypatch, 2, tmp_path / "00000.json.gz")
     journal = tmp_path / ".00000.json.gz.progress"
     journal.write_bytes(journal.read_bytes()[:-5])
     decoded = decoded_samples(monkeypatch)
@@ -95,19 +92,13 @@ def test_a_line_of_the_journal_that_was_cut_off_is_done_again(tmp_path, monkeypa
 
 
 def test_a_changed_config_starts_over(tmp_path, monkeypatch, unbroken):
-    with monkeypatch.context() as patch:
-        kill_after(patch, 2)
-        with pytest.raises(Killed):
-            generate_run(small_run(temperature=1.0), tmp_path / "00000.json.gz")
+    kill_after(monkeypatch, 2, tmp_path / "00000.json.gz", temperature=1.0)
     generate_run(small_run(), tmp_path / "00000.json.gz")
     assert contents(tmp_path) == unbroken
 
 
 def test_a_journal_without_its_logits_starts_over(tmp_path, monkeypatch, unbroken):
-    with monkeypatch.context() as patch:
-        kill_after(patch, 2)
-        with pytest.raises(Killed):
-            generate_run(small_run(), tmp_path / "00000.json.gz")
+    kill_after(monkeypatch, 2, tmp_path / "00000.json.gz")
     (tmp_path / ".00000.safetensors.tmp").unlink()
     generate_run(small_run(), tmp_path / "00000.json.gz")
     assert contents(tmp_path) == unbroken
@@ -117,10 +108,7 @@ def test_without_logits_a_killed_run_goes_on_too(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     generate_run(small_run(save_logits=False), tmp_path / "a" / "00000.json.gz")
-    with monkeypatch.context() as patch:
-        kill_after(patch, 2)
-        with pytest.raises(Killed):
-            generate_run(small_run(save_logits=False), tmp_path / "b" / "00000.json.gz")
+    kill_after(monkeypatch, 2, tmp_path / "b" / "00000.json.gz", save_logits=False)
     generate_run(small_run(save_logits=False), tmp_path / "b" / "00000.json.gz")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert list(contents(tmp_path / "a")) == ["00000.json.gz"]

@@ -63,15 +63,14 @@ def checkpoint_files(name: str) -> list[str]:
 
 def targets_of(experiment: str) -> list[str]:
     """What an experiment is run for: its summary, which brings the plots; or without logits the results alone."""
-    runs = runs_of(experiment)
-    if next(iter(runs.values())).config.generation.save_logits:
+    if experiment_of(experiment).generation.save_logits:
         return expand(rules.summarize.output.summary, experiment=experiment)
-    return expand(rules.generate_tokens.output.results, experiment=experiment, run=runs)
+    return expand(rules.generate_tokens.output.results, experiment=experiment, run=runs_of(experiment))
 
 
 def points_of(experiment: str) -> dict[str, dict]:
     """The swept values of each run by its number."""
-    if not next(iter(runs_of(experiment).values())).config.generation.save_logits:
+    if not experiment_of(experiment).generation.save_logits:
         raise SystemExit(
             f"config/{experiment}.yaml: generation.save_logits is false; without logits there is no divergence, "
             f"ask for results/{experiment}/00000.json.gz"
