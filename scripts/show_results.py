@@ -16,12 +16,15 @@ def main() -> None:
         return
     summary = read_tables([folder / "summary.csv"])
     swept = list(summary.columns[1 : list(summary.columns).index("horizon")])
-    print("KL from the final prediction, in nats, mean ± standard deviation over positions before the end of the text")
+    kl = next(column.removesuffix("_mean") for column in ("kl_mean", "kl_lower_bound_mean") if column in summary)
+    bound = "A lower bound of the KL" if kl != "kl" else "KL"
+    print(f"{bound} from the final prediction, in nats, over the positions before the end of the text")
+    print("Mean ± standard deviation")
     for run, rows in summary.groupby("run"):
         point = ", ".join(f"{key} {rows[key].iloc[0]}" for key in swept)
         print(f"\n{run}" + (f"  {point}" if point else "") + describe_score(rows["score"].iloc[0]))
-        for row in rows.itertuples():
-            print(f"  Horizon {row.horizon}: KL = {row.kl_mean:.4f} ± {row.kl_std:.4f}")
+        for horizon, mean, deviation in zip(rows["horizon"], rows[f"{kl}_mean"], rows[f"{kl}_std"], strict=True):
+            print(f"  Horizon {horizon}: KL = {mean:.4f} ± {deviation:.4f}")
     print(f"\nSummary: {folder / 'summary.csv'}")
     print(f"Plots:   {folder / 'plots'}")
 

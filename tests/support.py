@@ -29,7 +29,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from horizons.config import Generation
+from horizons.config import Generation, Run, expand_runs, parse_experiment
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.schedule import entries_of_sample
@@ -286,6 +286,17 @@ class MadeUpModel:
             length = len(canvas) if attention_mask is None else int(attention_mask[number].sum())
             rows.append(torch.stack([self.function(canvas[:length], position) for position in asked]))
         return torch.stack(rows)
+
+
+def small_run(capture: dict | None = None, **changes: object) -> Run:
+    """A run of the default model on seven prompts; `changes` are of `generation`."""
+    content = {
+        "model": {"name": str(REPOSITORY / "resources" / "tiny-llada"), "device": "cpu"},
+        "dataset": {"path": str(REPOSITORY / "config" / "prompts" / "waiting_line.jsonl"), "limit": 7},
+        "generation": {"max_tokens": 8, "batch_size": 2, "horizons": [1, 2, 4], **changes},
+        "capture": capture or {},
+    }
+    return expand_runs(parse_experiment(content, "x"))[0]
 
 
 SMALL_EXPERIMENT = {

@@ -3,32 +3,19 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from horizons import run as run_module
-from horizons.config import expand_runs, parse_experiment
 from horizons.progress import Progress
 from horizons.run import generate_run
 from horizons.triple import TripleWriter
 from horizons.validation import validate_triple
-
-ROOT = Path(__file__).parents[2]
+from support import small_run
 
 
 class Killed(BaseException):
     """As SIGKILL: nothing of the job's own is run after it."""
-
-
-def small_run(**changes):
-    generation = {"max_tokens": 8, "batch_size": 2, "horizons": [1, 2, 4], **changes}
-    content = {
-        "model": {"name": str(ROOT / "resources" / "tiny-llada"), "device": "cpu"},
-        "dataset": {"path": str(ROOT / "config" / "prompts" / "waiting_line.jsonl"), "limit": 7},
-        "generation": generation,
-    }
-    return expand_runs(parse_experiment(content, "x"))[0]
 
 
 def contents(folder):
@@ -79,6 +66,18 @@ def test_a_killed_run_goes_on_from_its_last_batch_to_the_same_bytes(tmp_path, mo
     generate_run(small_run(), tmp_path / "00000.json.gz")
     assert sum(map(len, decoded)) == 7 - 2 * batches
     assert contents(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize("capture", [{"mode": "top_k", "k": 5}, {"mode": "statistics"}])
+def test_what_is_kept_instead_of_logits_is_gone_on_with_too(tmp_path, monkeypatch, capture):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    generate_run(small_run(capture), tmp_path / "a" / "00000.json.gz")
+    kill_after(monkeypatch, 2, tmp_path / "b" / "00000.json.gz", capture=capture)
+    decoded = decoded_samples(monkeypatch)
+    generate_run(small_run(capture), tmp_path / "b" / "00000.json.gz")
+    assert sum(map(len, decoded)) == 3
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_a_line_of_the_journal_that_was_cut_off_is_done_again(tmp_path, monkeypatch, unbroken):

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from horizons.files import write_results
+from horizons.layout import NUMBERS
 from horizons.summary import resampled_means, statistics, summarize
-from horizons.tables import COLUMNS, NUMBERS, read_tables, write_table
+from horizons.tables import columns, read_tables, write_table
 
 
 def table_of(runs=("00000", "00001"), samples=4, positions=6):
@@ -29,7 +30,7 @@ def table_of(runs=("00000", "00001"), samples=4, positions=6):
         if p >= h - 1
     ]
     table = pd.DataFrame(rows).assign(after_eos=False, top1_token_id=0, final_token_id=0)
-    return table.assign(**{number: rng.random(len(table)) for number in NUMBERS})[COLUMNS]
+    return table.assign(**{number: rng.random(len(table)) for number in NUMBERS})[columns(bounded=False)]
 
 
 @pytest.fixture

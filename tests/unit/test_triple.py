@@ -9,8 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from horizons.errors import UserError
+from horizons.layout import fields_of, safetensors_header
 from horizons.schedule import entries_of_sample
-from horizons.triple import load_entries, open_triple, safetensors_header
+from horizons.triple import load_entries, open_triple
 from support import random_samples, write_triple
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -95,7 +96,7 @@ def test_entries_act_as_mutable_dicts_whose_logits_are_float32(tmp_path):
 
 def test_a_header_beyond_the_formats_limit_says_how_many_shards_would_do():
     with pytest.raises(UserError, match=r"header of .* bytes; the format allows 100,000,000; set shards to \d+ times"):
-        safetensors_header(10_000, 245, 126_464, torch.bfloat16)
+        safetensors_header("full", fields_of("full", None, 126_464, "bfloat16"), 10_000, 245)
 
 
 def older_results(tmp_path, samples, logits_file):

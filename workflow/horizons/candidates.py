@@ -8,10 +8,10 @@ import torch
 from tqdm import tqdm
 
 from horizons.files import run_number
+from horizons.layout import CANDIDATES
 from horizons.metrics import top_candidates
-from horizons.triple import open_triple
+from horizons.triple import Triple, open_triple
 
-COUNT = 5
 # Logits that are looked at together, so that memory does not grow with the sample.
 BLOCK_SIZE = 2**24
 
@@ -27,7 +27,7 @@ def collect_candidates(results_file: Path, tokenizer: Any) -> dict[str, Any]:  #
     outputs = triple.results["outputs"]
     samples, occurring = [], set()
     for sample_idx, output in enumerate(tqdm(outputs, "candidates", unit="sample", file=sys.stderr, disable=None)):
-        token_ids, probabilities = most_probable(triple.sample(sample_idx))
+        token_ids, probabilities = candidates_of(triple, sample_idx)
         samples.append(
             {
                 "sample_idx": sample_idx,
@@ -43,6 +43,18 @@ def collect_candidates(results_file: Path, tokenizer: Any) -> dict[str, Any]:  #
     }
 
 
+def candidates_of(triple: Triple, sample_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and probabilities (num_entries, 5) of the most probable tokens of a sample's entries."""
+    rows = triple.rows_of(sample_idx)
+    if triple.mode == "full":
+        return most_probable(triple.logits[rows])
+    token_ids = triple.fields["token_ids"][rows, :CANDIDATES]
+    if triple.mode == "statistics":
+        return token_ids, triple.fields["probabilities"][rows]
+    logits = triple.fields["logits"][rows, :CANDIDATES].double()
+    return token_ids, (logits - triple.fields["logsumexp"][rows, None]).exp()
+
+
 def most_probable(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (n, vocab_size) of any dtype -> ids and probabilities, each (n, 5), the most probable first.
 
@@ -52,8 +64,8 @@ def most_probable(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     for block in logits.split(max(1, BLOCK_SIZE // logits.shape[1])):
         rows = block.float()
         values, candidates = top_candidates(rows)
-        ids.append(candidates[:, :COUNT])
-        probabilities.append((values[:, :COUNT] - rows.logsumexp(-1, keepdim=True)).exp())
+        ids.append(candidates[:, :CANDIDATES])
+        probabilities.append((values[:, :CANDIDATES] - rows.logsumexp(-1, keepdim=True)).exp())
     return torch.cat(ids), torch.cat(probabilities)
 
 

@@ -33,7 +33,7 @@ class BackgroundWriter:
             while self._waiting:
                 self._waiting.popleft().result()
 
-    def __call__(self, samples: list[int], first_entry: int, logits: torch.Tensor) -> None:
+    def __call__(self, samples: list[int], first_entry: int, logits: torch.Tensor, _tokens: torch.Tensor) -> None:
         """Write the logits of consecutive entries, the same ones of each sample."""
         host, copied = _copy_to_host(logits)
         self._submit(self._write_copied, samples, first_entry, host, copied)

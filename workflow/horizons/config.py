@@ -82,6 +82,25 @@ class Generation(Section):
         return self
 
 
+class Capture(Section):
+    """What is kept of the predictions; see docs/capture.md."""
+
+    mode: Literal["full", "top_k", "statistics"] = Field(
+        "full", description="All logits; the k largest with what makes them probabilities; or the statistics alone."
+    )
+    k: int = Field(64, description="How many logits of an entry top_k keeps.", ge=5)
+
+
+class Divergence(Section):
+    """How predictions are compared; a change compares them again and generates nothing."""
+
+    device: str = Field(
+        "cpu",
+        description="cpu, cuda or cuda:N; where the divergences of stored logits are computed.",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+    )
+
+
 class Plots(Section):
     """What the figures show; a change redraws them and runs nothing again."""
 
@@ -99,11 +118,23 @@ class Experiment(Section):
     model: Model = Field(description=Model.__doc__)
     dataset: Dataset = Field(description=Dataset.__doc__)
     generation: Generation = Field(default_factory=Generation, description=Generation.__doc__)
+    capture: Capture = Field(default_factory=Capture, description=Capture.__doc__)
+    divergence: Divergence = Field(default_factory=Divergence, description=Divergence.__doc__)
     plots: Plots = Field(default_factory=Plots, description=Plots.__doc__)
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default_factory=dict, description="Dotted keys to lists of values; the cross product is run, in this order."
     )
     shards: int = Field(1, description="Runs that the prompts are split over, at each point of the sweep.", ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Experiment":
+        if self.capture.mode != "full" and not self.generation.save_logits:
+            raise Problem("capture.mode", self.capture.mode, "it needs generation.save_logits: true")
+        return self
+
+
+# Sections that change no run: what is made of the triples later.
+LATER_SECTIONS = {"divergence", "plots"}
 
 
 class Problem(ValueError):
@@ -124,7 +155,7 @@ class Run(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """The run as plain types, for `from_dict` in another process."""
-        return self._asdict() | {"config": self.config.model_dump(exclude={"plots"})}
+        return self._asdict() | {"config": self.config.model_dump(exclude=LATER_SECTIONS)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Run":
@@ -178,7 +209,8 @@ def parse_experiment(content: dict[str, Any], source: str) -> Experiment:
     """Check the content of an experiment; `source` names it in errors. Raises UserError, a line for each problem."""
     experiment = _validate(content, source)
     for dotted in experiment.sweep:
-        if dotted.split(".")[0] in ("sweep", "shards", "plots") or dotted == "generation.save_logits":
+        section = dotted.split(".")[0]
+        if section in ("sweep", "shards", *LATER_SECTIONS) or dotted in ("generation.save_logits", "capture.mode"):
             raise UserError(f"{source}: sweep.{dotted}: this key can't be swept; make it an experiment of its own")
     for point in _points(experiment.sweep):
         _validate(_at_point(content, point), source)
@@ -190,7 +222,7 @@ def expand_runs(experiment: Experiment) -> list[Run]:
 
     A run's config does not hold the sweep, so that one value more or less leaves the other runs as they are.
     """
-    content = experiment.model_dump(exclude={"sweep", "plots"})
+    content = experiment.model_dump(exclude={"sweep", *LATER_SECTIONS})
     runs = []
     for point in _points(experiment.sweep):
         config = Experiment.model_validate(_at_point(content, point))

@@ -12,13 +12,13 @@ from horizons.errors import UserError
 from horizons.models.base import MaskedModel
 
 # Called at each timestep of a batch with the logits (batch, asked, vocab_size) of the entries of that timestep,
-# horizons ascending; on the model's device, not to be changed.
-OnTimestep = Callable[[int, torch.Tensor], None]
+# horizons ascending, and the tokens (batch,) it committed; on the model's device, not to be changed.
+OnTimestep = Callable[[torch.Tensor, torch.Tensor], None]
 
-# Called with the samples of a batch, the number of their first entry in `logits`, and the logits (samples, entries,
-# vocab_size) of consecutive entries, on the model's device; not to be changed. Samples that are done again begin at
-# entry 0 once more.
-OnEntries = Callable[[list[int], int, torch.Tensor], None]
+# Called at each timestep with the samples of a batch, the number of their first entry in `logits`, the logits (samples,
+# entries, vocab_size) of that timestep's entries, and the tokens (samples,) it committed, on the model's device; not to
+# be changed. Samples that are done again begin at entry 0 once more.
+OnEntries = Callable[[list[int], int, torch.Tensor, torch.Tensor], None]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def generate(
     """
     entries: dict[int, list[torch.Tensor]] = {sample: [] for sample in range(len(prompts))}
 
-    def keep(samples: list[int], first_entry: int, logits: torch.Tensor) -> None:
+    def keep(samples: list[int], first_entry: int, logits: torch.Tensor, _tokens: torch.Tensor) -> None:
         for sample, rows in zip(samples, logits.cpu(), strict=True):
             entries[sample][first_entry:] = rows
 
@@ -93,9 +93,9 @@ def _decode_if_it_fits(
 ) -> torch.Tensor | None:
     next_entry = 0
 
-    def on_timestep(_timestep: int, logits: torch.Tensor) -> None:
+    def on_timestep(logits: torch.Tensor, tokens: torch.Tensor) -> None:
         nonlocal next_entry
-        on_entries(batch, next_entry, logits)
+        on_entries(batch, next_entry, logits, tokens)
         next_entry += logits.shape[1]
 
     try:
@@ -154,13 +154,13 @@ def decode_batch(
         asked = [timestep - 1 + horizon for horizon in horizons if timestep - 1 + horizon < settings.max_tokens]
         positions = prompt_lengths[:, None] + torch.tensor(asked, device=model.device)
         logits = model.logits(canvases, attention_mask, positions)
-        if on_timestep is not None:
-            on_timestep(timestep, logits)
         scores = logits[:, 0]
         if settings.cfg_scale > 0:
             free = model.logits(unconditional, attention_mask, positions[:, :1])[:, 0]
             scores = free + (settings.cfg_scale + 1) * (scores - free)
         tokens = choose(scores, settings.temperature, model.mask_token_id, generators)
+        if on_timestep is not None:
+            on_timestep(logits, tokens)
         canvases[rows, positions[:, 0]] = tokens
         unconditional[rows, positions[:, 0]] = tokens
     generated = prompt_lengths[:, None] + torch.arange(settings.max_tokens, device=model.device)

@@ -10,9 +10,12 @@ from tqdm import tqdm
 
 from horizons.errors import UserError
 from horizons.files import run_number
-from horizons.metrics import compare, describe, summarize_logits
-from horizons.tables import COLUMNS, NUMBERS
-from horizons.triple import open_triple
+from horizons.layout import NUMBERS
+from horizons.metrics import Summary, compare, describe, summarize_logits
+from horizons.tables import BOUNDED, LOWER_BOUND
+from horizons.tables import columns as columns_of_table
+from horizons.triple import Triple, open_triple
+from horizons.truncated import TopK, compare_top_k, describe_top_k
 
 INTEGERS = ["final_token_rank", "top1_token_id", "final_token_id"]
 
@@ -24,26 +27,51 @@ BLOCK_SIZE = {"cpu": 2**18, "cuda": 2**26}
 def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.DataFrame:
     """Compare every entry of a run with the final prediction of its position, its horizon 1 entry.
 
-    Gives one row an entry, in entry order, with COLUMNS: divergences and entropy in nats, margin in logits,
-    agreements and probabilities in [0, 1], ranks from 0. Raises UserError.
+    Gives one row an entry, in entry order: divergences and entropy in nats, margin in logits, agreements and
+    probabilities in [0, 1], ranks from 0. Where the k largest logits were kept, the columns that are lower bounds of
+    their numbers say so by their names; where the statistics were kept, they are those. `device` is where whole
+    logits are compared. Raises UserError.
     """
     triple = open_triple(results_file)
     eos_token_ids = triple.saved.get("eos_token_ids", [])
     tables = []
-    first_row = 0
     outputs = triple.results["outputs"]
     for sample_idx, output in enumerate(tqdm(outputs, "divergence", unit="sample", file=sys.stderr, disable=None)):
-        logits = triple.sample(sample_idx)
-        table = pd.DataFrame(triple.metadata[first_row : first_row + len(logits)])
-        first_row += len(logits)
+        rows = triple.rows_of(sample_idx)
+        table = pd.DataFrame(triple.metadata[rows])
         positions = table["relative_position"].to_numpy()
-        numbers = measure_sample(logits, table["horizon"].to_numpy(), positions, output["output_ids"], device)
+        token_ids = np.asarray(output["output_ids"])
+        numbers = _numbers_of_sample(triple, rows, table["horizon"].to_numpy(), positions, token_ids, device)
         table["after_eos"] = positions > end_position(output["output_ids"], eos_token_ids)
-        table["final_token_id"] = np.asarray(output["output_ids"])[positions]
+        table["final_token_id"] = token_ids[positions]
         tables.append(table.assign(**numbers))
     if not tables:
         raise UserError(f"{results_file}: has no samples")
-    return pd.concat(tables, ignore_index=True).assign(run=run_number(triple.results_file))[COLUMNS]
+    table = pd.concat(tables, ignore_index=True).assign(run=run_number(triple.results_file))
+    bounded = triple.mode == "top_k"
+    names = {number: number + LOWER_BOUND for number in BOUNDED} if bounded else {}
+    return table.rename(columns=names)[columns_of_table(bounded)]
+
+
+def _numbers_of_sample(
+    triple: Triple, rows: slice, horizons: np.ndarray, positions: np.ndarray, token_ids: np.ndarray, device: str
+) -> dict[str, np.ndarray]:
+    """A column (num_entries,) for each of NUMBERS and top1_token_id, by what was kept of the predictions."""
+    if triple.mode == "full":
+        return measure_sample(triple.logits[rows], horizons, positions, token_ids.tolist(), device)
+    fields = {name: values[rows] for name, values in triple.fields.items()}
+    if triple.mode == "statistics":
+        numbers = {name: fields[name].double().numpy() for name in NUMBERS}
+        return _typed(numbers | {"top1_token_id": fields["token_ids"][:, 0].numpy()})
+    predictions = TopK(**fields)
+    finals = predictions.rows(torch.from_numpy(final_rows(horizons, positions, len(token_ids))[positions]))
+    committed = torch.from_numpy(token_ids[positions])
+    numbers = compare_top_k(predictions, finals, committed) | describe_top_k(predictions)
+    return _typed({name: values.numpy() for name, values in numbers.items()})
+
+
+def _typed(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: values.astype(np.int64) if name in INTEGERS else values for name, values in columns.items()}
 
 
 def end_position(token_ids: list[int], eos_token_ids: list[int]) -> int:
@@ -62,9 +90,7 @@ def measure_sample(
     and memory does not grow with the sample. Raises UserError for a position without a final prediction.
     """
     rows = _rows_by_horizon(horizons, positions, len(token_ids))
-    missing = np.flatnonzero((rows[1] < 0) & (np.max(list(rows.values()), axis=0) >= 0))
-    if len(missing):
-        raise UserError(f"position {missing[0]} has no final prediction, an entry of horizon 1; divergence needs it")
+    final_rows(horizons, positions, len(token_ids))
     tokens = torch.as_tensor(token_ids)
     columns = {name: np.zeros(len(logits)) for name in [*NUMBERS, "top1_token_id"]}
     block_length = max(1, BLOCK_SIZE[torch.device(device).type] // logits.shape[1])
@@ -81,12 +107,28 @@ def measure_sample(
                 finals, final_positions = predictions, present
             which = torch.from_numpy(np.searchsorted(final_positions, present)).to(device)
             matching = finals if len(which) == len(final_positions) else finals.rows(which)
-            numbers = compare(predictions, matching) | describe(predictions, tokens[block][present].to(device))
-            if horizon == 1:
-                numbers["js"].zero_()  # rounding leaves 1e-7 of a prediction's distance from itself
+            numbers = numbers_of(predictions, matching, tokens[block][present].to(device), horizon)
             for name, values in numbers.items():
                 columns[name][entries] = values.cpu().numpy()
-    return {name: values.astype(np.int64) if name in INTEGERS else values for name, values in columns.items()}
+    return _typed(columns)
+
+
+def numbers_of(predictions: Summary, finals: Summary, token_ids: torch.Tensor, horizon: int) -> dict[str, torch.Tensor]:
+    """The numbers (n,) of n predictions of one horizon, their final predictions and the committed tokens (n,)."""
+    numbers = compare(predictions, finals) | describe(predictions, token_ids)
+    if horizon == 1:
+        numbers["js"].zero_()  # rounding leaves 1e-7 of a prediction's distance from itself
+    return numbers
+
+
+def final_rows(horizons: np.ndarray, positions: np.ndarray, max_tokens: int) -> np.ndarray:
+    """The row (max_tokens,) of each position's final prediction. Raises UserError where one is missing."""
+    rows = np.full(max_tokens, -1)
+    rows[positions[horizons == 1]] = np.flatnonzero(horizons == 1)
+    missing = np.setdiff1d(positions, np.flatnonzero(rows >= 0))
+    if len(missing):
+        raise UserError(f"position {missing[0]} has no final prediction, an entry of horizon 1; divergence needs it")
+    return rows
 
 
 def _rows_by_horizon(horizons: np.ndarray, positions: np.ndarray, max_tokens: int) -> dict[int, np.ndarray]:

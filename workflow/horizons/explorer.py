@@ -15,6 +15,7 @@ import pandas as pd
 from horizons.errors import UserError
 from horizons.files import read_results, run_number
 from horizons.labels import label_points
+from horizons.tables import BOUNDED, column_of
 
 # Probabilities are whole multiples of 1 / PROBABILITY_SCALE in the page, which takes half the characters.
 PROBABILITY_SCALE = 10_000
@@ -77,7 +78,9 @@ def encode_run(table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapp
                 f"{len(chosen['token_ids'])} among its candidates; make both again"
             )
         samples.append(_encode_sample(rows, output, chosen, index))
+    bounded = [number for number in BOUNDED if number not in table]
     return {
+        "bounded": bounded,
         "horizons": sorted(table["horizon"].unique().tolist()),
         "candidates": len(candidates["samples"][0]["token_ids"][0]),
         "probability_scale": PROBABILITY_SCALE,
@@ -109,13 +112,13 @@ def _encode_sample(
         "beyond": len(output["output_ids"]) - length,
         "position": rows["relative_position"].tolist(),
         "horizon": rows["horizon"].tolist(),
-        "kl": list(_significant(rows["kl"])),
-        "js": list(_significant(rows["js"])),
+        "kl": list(_significant(rows[column_of(rows, "kl")])),
+        "js": list(_significant(rows[column_of(rows, "js")])),
         "top1_agreement": rows["top1_agreement"].astype(int).tolist(),
         "top5_agreement": list(_significant(rows["top5_agreement"])),
-        "entropy": list(_significant(rows["entropy"])),
+        "entropy": list(_significant(rows[column_of(rows, "entropy")])),
         "final_token_probability": _scaled(rows["final_token_probability"]),
-        "final_token_rank": rows["final_token_rank"].tolist(),
+        "final_token_rank": rows[column_of(rows, "final_token_rank")].tolist(),
         "candidates": [index(token_id) for entry in kept for token_id in chosen["token_ids"][entry]],
         "probabilities": _scaled(value for entry in kept for value in chosen["probabilities"][entry]),
     }

@@ -14,7 +14,13 @@ from horizons.errors import UserError
 
 MAX_HEADER_SIZE = 100_000_000  # of the safetensors format, in bytes
 # safetensors' name of a dtype, torch's, and the bytes of a number
-DTYPES = {"F64": ("float64", 8), "F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2)}
+DTYPES = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "I32": ("int32", 4),
+    "BF16": ("bfloat16", 2),
+    "F16": ("float16", 2),
+}
 
 
 def entry_key(sample_idx: int, entry_idx: int) -> str:

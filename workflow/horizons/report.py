@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from horizons.files import read_results, run_number
+from horizons.tables import LOWER_BOUND
 
 SECTIONS = ["config", "environment", "metrics"]
 # What the readable summary shows of each run and horizon.
@@ -34,8 +35,10 @@ def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
     names = [*summary.columns[: list(summary.columns).index("horizon") + 1], "num_samples", "n", "score"]
     table = summary[names].copy()
     for number, title in SHOWN.items():
+        bounded = f"{number}_mean" not in summary
+        number += LOWER_BOUND if bounded else ""
         columns = zip(*(summary[f"{number}_{part}"] for part in ("mean", "mean_low", "mean_high")), strict=True)
-        table[title] = [_with_interval(*values) for values in columns]
+        table[title + (", lower bound" if bounded else "")] = [_with_interval(*values) for values in columns]
     return table.fillna("")
 
 

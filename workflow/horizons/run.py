@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from horizons.capture import BackgroundWriter
-from horizons.config import Generation, Run
+from horizons.config import Capture, Experiment, Generation, Run
 from horizons.decoding import OnEntries, check_lengths, decode_in_batches, sample_seed
 from horizons.environment import describe_environment
 from horizons.errors import UserError
@@ -20,6 +20,7 @@ from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.progress import Progress
 from horizons.prompts import Prompt, load_prompts
+from horizons.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
 from horizons.scoring import score
 from horizons.triple import TripleWriter
 
@@ -60,6 +61,8 @@ def generate_run(run: Run, results_file: Path) -> None:
         dtype=logits_dtype(config.generation.logits_dtype, model.dtype),
         max_tokens=config.generation.max_tokens,
         horizons=config.generation.horizons,
+        mode=config.capture.mode,
+        k=kept_logits(config.capture, model.vocab_size),
     )
     if progress.tokens and not writer.resume():
         progress.forget()
@@ -68,7 +71,8 @@ def generate_run(run: Run, results_file: Path) -> None:
     with writer:
         progress.start()
         with BackgroundWriter(writer.write_logits) as background:
-            for batch in decode_samples(model, token_ids, config.generation, seeds, progress.tokens, background):
+            on_entries = background if writer.mode == "full" else reduction(writer, config)
+            for batch in decode_samples(model, token_ids, config.generation, seeds, progress.tokens, on_entries):
                 background.then(writer.flush)
                 background.then(progress.add, batch)
         description = {
@@ -86,6 +90,22 @@ def prompts_of_shard(prompts: list[Prompt], shard: int, shards: int) -> tuple[in
     if first == last:
         raise UserError(f"shards is {shards}; there are only {len(prompts)} prompts")
     return first, prompts[first:last]
+
+
+def kept_logits(capture: Capture, vocab_size: int) -> int | None:
+    """How many logits of an entry are kept where it is not all or none. Raises UserError where there are fewer."""
+    if capture.mode != "top_k":
+        return None
+    if capture.k >= vocab_size:
+        raise UserError(f"capture.k is {capture.k}; the model's vocabulary has {vocab_size}, use capture.mode: full")
+    return capture.k
+
+
+def reduction(writer: TripleWriter, config: Experiment) -> Reduction:
+    """What reduces the logits of a run on their way to its writer."""
+    top_k = writer.mode == "top_k"
+    reduce = reduce_to_top_k(writer.k, writer.dtype) if top_k else reduce_to_statistics(writer.dtype)
+    return Reduction(reduce, writer.write_field, config.generation.max_tokens, config.generation.horizons)
 
 
 def logits_dtype(wanted: str, computed: torch.dtype) -> torch.dtype:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from horizons.files import read_results, run_number
-from horizons.tables import NUMBERS
+from horizons.layout import NUMBERS
+from horizons.tables import column_of
 
 # How far the margin of one and the same prediction may be off, by the dtype the model computes in: the largest
 # difference between batches of 1 and of 16, for the default model on a CPU (0.000013, 0.020 and 0.156; its logits go up
@@ -30,6 +31,7 @@ def summarize(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], resu
     """
     results = {run_number(path): read_results(path) for path in results_files}
     near_ties = {run: count_near_ties(entries, results[run]) for run, entries in table.groupby("run")}
+    numbers = [column_of(table, number) for number in NUMBERS]
     rows = []
     for (run, horizon), entries in table.groupby(["run", "horizon"], sort=True):
         kept = entries[~entries["after_eos"]]
@@ -43,8 +45,8 @@ def summarize(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], resu
             "score": results[run]["metrics"]["score"],
             "near_ties": near_ties[run],
         }
-        intervals = resampled_means(kept[NUMBERS].to_numpy(), kept["sample_idx"].to_numpy())
-        for number, (low, high) in zip(NUMBERS, intervals, strict=True):
+        intervals = resampled_means(kept[numbers].to_numpy(), kept["sample_idx"].to_numpy())
+        for number, (low, high) in zip(numbers, intervals, strict=True):
             values = kept[number].to_numpy()
             row |= {f"{number}_{name}": value for name, value in statistics(values).items()}
             row |= {f"{number}_mean_low": low, f"{number}_mean_high": high}

@@ -6,16 +6,31 @@ from pathlib import Path
 import pandas as pd
 
 from horizons.files import replacing
+from horizons.layout import NUMBERS
 
-# The numbers of an entry: compared with the final prediction of its position, and by itself.
-DIVERGENCES = ["kl", "kl_reverse", "js", "top1_agreement", "top5_agreement"]
-DESCRIPTIONS = ["entropy", "confidence", "margin", "final_token_probability", "final_token_rank"]
-NUMBERS = DIVERGENCES + DESCRIPTIONS
-COLUMNS = [
-    *("run", "sample_idx", "question_id", "relative_position", "horizon", "timestep", "after_eos"),
-    *NUMBERS,
-    *("top1_token_id", "final_token_id"),
-]
+# Where the k largest logits of an entry are known and no others, these can only be bounded; their columns say so.
+BOUNDED = ["kl", "kl_reverse", "js", "entropy", "final_token_rank"]
+LOWER_BOUND = "_lower_bound"
+
+
+def columns(bounded: bool) -> list[str]:
+    """The columns of a divergence table; with `bounded` of one whose predictions are known in part."""
+    return [
+        *("run", "sample_idx", "question_id", "relative_position", "horizon", "timestep", "after_eos"),
+        *(number + LOWER_BOUND if bounded and number in BOUNDED else number for number in NUMBERS),
+        *("top1_token_id", "final_token_id"),
+    ]
+
+
+def column_of(table: pd.DataFrame, number: str) -> str:
+    """The column of a divergence table that holds a number, or that which holds its lower bound."""
+    return number if number in table else number + LOWER_BOUND
+
+
+def qualifier(table: pd.DataFrame, number: str) -> str:
+    """What to put after the name of a number in a label: nothing, or that it is a lower bound."""
+    return "" if number in table else ", lower bound"
+
 
 # Identifiers that look like numbers, or like missing values.
 TEXT_COLUMNS = {"run": str, "question_id": str}

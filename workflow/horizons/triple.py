@@ -17,7 +17,6 @@ import torch
 from horizons.errors import UserError, first_line
 from horizons.files import (
     DTYPES,
-    MAX_HEADER_SIZE,
     dump_results,
     entry_key,
     flush,
@@ -31,6 +30,7 @@ from horizons.files import (
     sync_folder,
     temporary_path,
 )
+from horizons.layout import data_offsets, fields_of, safetensors_header
 from horizons.schedule import entries_of_sample
 
 
@@ -39,34 +39,8 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def safetensors_header(num_samples: int, entries_per_sample: int, vocab_size: int, dtype: torch.dtype) -> bytes:
-    """The first bytes of a safetensors file whose tensors, in entry order without gaps, are one matrix.
-
-    Raises UserError where the header would be larger than the format allows.
-    """
-    row_bytes = vocab_size * dtype.itemsize
-    header_dtype = {name: header for header, (name, _) in DTYPES.items()}[dtype_name(dtype)]
-    tensors = (
-        f'"{entry_key(sample, entry)}":{{"dtype":"{header_dtype}","shape":[{vocab_size}],'
-        f'"data_offsets":[{row * row_bytes},{(row + 1) * row_bytes}]}}'
-        for row, (sample, entry) in enumerate(
-            (sample, entry) for sample in range(num_samples) for entry in range(entries_per_sample)
-        )
-    )
-    # One key at most: safetensors' own writer gives several in random order.
-    header = ('{"__metadata__":{"format":"pt"},' + ",".join(tensors) + "}").encode()
-    header += b" " * (-len(header) % 8)  # so that the data is aligned for every dtype
-    if len(header) > MAX_HEADER_SIZE:
-        shards = -(-len(header) // MAX_HEADER_SIZE) + 1
-        raise UserError(
-            f"{num_samples} prompts need a safetensors header of {len(header):,} bytes; the format allows "
-            f"{MAX_HEADER_SIZE:,}; set shards to {shards} times what it is"
-        )
-    return len(header).to_bytes(8, "little") + header
-
-
 class TripleWriter:
-    """Writes the triple of one run: logits as they are produced, in any order of samples, then everything at once.
+    """Writes the triple of one run: predictions as they are produced, in any order of samples, then everything at once.
 
     A context manager. The files appear under their own names in `finish`. Until then the logits are in a temporary
     file, which stays behind where the job is killed or fails, so that a later one can `resume`.
@@ -81,14 +55,21 @@ class TripleWriter:
         dtype: torch.dtype,
         max_tokens: int,
         horizons: list[int],
+        mode: str = "full",
+        k: int | None = None,
     ) -> None:
+        """`mode` and `k` say what is kept of a prediction, as in the experiment's `capture`; `dtype` is the logits'."""
         self.results_file = results_file
         self.logits_file, self.metadata_file = run_paths(results_file)
         self.question_ids, self.prompt_lengths = question_ids, prompt_lengths
         self.vocab_size, self.dtype, self.horizons = vocab_size, dtype, horizons
         self.entries = entries_of_sample(max_tokens, horizons)
-        self._header = safetensors_header(len(question_ids), len(self.entries), vocab_size, dtype)
-        self._file_size = len(self._header) + self.num_entries * self._row_bytes
+        self.mode, self.k = mode, k
+        self.fields = {field.name: field for field in fields_of(mode, k, vocab_size, dtype_name(dtype))}
+        fields = list(self.fields.values())
+        self._header = safetensors_header(mode, fields, len(question_ids), len(self.entries))
+        self._offsets = data_offsets(fields, self.num_entries)
+        self._file_size = len(self._header) + self.num_entries * sum(field.row_bytes for field in fields)
         self._descriptor: int | None = None
         self._resume = False
 
@@ -116,22 +97,26 @@ class TripleWriter:
         """Entries of all samples."""
         return len(self.question_ids) * len(self.entries)
 
-    @property
-    def _row_bytes(self) -> int:
-        return self.vocab_size * self.dtype.itemsize
-
     def write_logits(self, samples: list[int], first_entry: int, logits: torch.Tensor) -> None:
         """Write the logits (samples, entries, vocab_size) of consecutive entries, the same ones of each sample.
 
         Raises ValueError where they do not fit.
         """
-        if logits.shape[0] != len(samples) or first_entry + logits.shape[1] > len(self.entries):
-            raise ValueError(f"logits {tuple(logits.shape)} from entry {first_entry} do not fit {self.logits_file}")
-        if logits.shape[2] != self.vocab_size:
-            raise ValueError(f"logits {tuple(logits.shape)} do not fit a vocabulary of {self.vocab_size}")
-        for sample, rows in zip(samples, logits.to(self.dtype), strict=True):
-            data = memoryview(rows.contiguous().view(torch.uint8).numpy()).cast("B")
-            offset = len(self._header) + (sample * len(self.entries) + first_entry) * self._row_bytes
+        self.write_field("logits", samples, first_entry, logits)
+
+    def write_field(self, name: str, samples: list[int], first_entry: int, values: torch.Tensor) -> None:
+        """Write a field (samples, entries, ...) of consecutive entries, the same ones of each sample.
+
+        Raises ValueError where it does not fit.
+        """
+        field = self.fields[name]
+        fits = values.shape[0] == len(samples) and first_entry + values.shape[1] <= len(self.entries)
+        if not fits or tuple(values.shape[2:]) != field.row_shape:
+            raise ValueError(f"{name} {tuple(values.shape)} from entry {first_entry} do not fit {self.logits_file}")
+        begin = len(self._header) + self._offsets[name]
+        for sample, rows in zip(samples, values.to(getattr(torch, field.dtype)), strict=True):
+            data = memoryview(rows.contiguous().flatten().view(torch.uint8).numpy()).cast("B")
+            offset = begin + (sample * len(self.entries) + first_entry) * field.row_bytes
             with naming(self.logits_file):
                 while data:
                     written = os.pwrite(self._descriptor, data, offset)
@@ -161,6 +146,7 @@ class TripleWriter:
             "vocab_size": self.vocab_size,
             "dtype": dtype_name(self.dtype),
             "stage": "raw",
+            "capture": {"mode": self.mode, "k": self.k} if self.mode == "top_k" else {"mode": self.mode},
             **description,
             "checksums": {
                 "algorithm": "sha256",
@@ -229,6 +215,11 @@ class Triple:
         """The horizons that were recorded."""
         return self.saved["horizons"]
 
+    @property
+    def mode(self) -> str:
+        """What was kept of each prediction: `full`, `top_k` or `statistics`."""
+        return self.saved.get("capture", {}).get("mode", "full")
+
     @cached_property
     def metadata(self) -> list[dict[str, Any]]:
         """One object for each entry, in the order of the rows of `logits`."""
@@ -239,7 +230,15 @@ class Triple:
 
     @cached_property
     def logits(self) -> torch.Tensor:
-        """(num_entries, vocab_size), stored dtype; mapped and read-only where the file is laid out in entry order."""
+        """(num_entries, vocab_size), stored dtype; mapped and read-only where the file is laid out in entry order.
+
+        Raises UserError where not all logits were kept.
+        """
+        if self.mode != "full":
+            raise UserError(
+                f"{self.logits_file}: has no whole logits, for capture.mode was {self.mode}; what it has is in the "
+                f"divergence table, and in open_triple(...).fields"
+            )
         with _reading(self.logits_file):
             if self.logits_file.suffix == ".pt":
                 return torch.stack([entry["logits"] for entry in self._pt_entries])
@@ -248,13 +247,27 @@ class Triple:
                 return self._map(self._data_offset, shape, getattr(torch, self.saved["dtype"]))
             return self._logits_in_any_order()
 
+    @cached_property
+    def fields(self) -> dict[str, torch.Tensor]:
+        """What was kept where not all logits were, by name: (num_entries, ...), mapped and read-only.
+
+        `top_k`: logits and token_ids (num_entries, k), largest first; logsumexp and committed_logit (num_entries,).
+        `statistics`: each number of the divergence table (num_entries,); token_ids and probabilities (num_entries, 5).
+        """
+        with _reading(self.logits_file):
+            header = json.loads(self._buffer[8 : self._data_offset])
+            return {name: self._map_tensor(tensor) for name, tensor in header.items() if name != "__metadata__"}
+
     def sample(self, sample_idx: int) -> torch.Tensor:
         """(entries of the sample, vocab_size): the rows of one sample, mapped like `logits`."""
+        return self.logits[self.rows_of(sample_idx)]
+
+    def rows_of(self, sample_idx: int) -> slice:
+        """Which entries are those of one sample. Raises IndexError where there is no such sample."""
         num_samples = len(self.results["outputs"])
         if not 0 <= sample_idx < num_samples:
             raise IndexError(f"{self.results_file}: has no sample {sample_idx}; it has {num_samples}, from 0")
-        first, last = self._sample_rows[sample_idx]
-        return self.logits[first:last]
+        return slice(*self._sample_rows[sample_idx])
 
     @cached_property
     def _sample_rows(self) -> list[tuple[int, int]]:
@@ -295,12 +308,11 @@ class Triple:
     def _logits_in_any_order(self) -> torch.Tensor:
         """For files of other writers: the matrix is copied together, row by row as the metadata lists them."""
         header = json.loads(self._buffer[8 : self._data_offset])
-        rows = []
-        for entry in self.metadata:
-            tensor = header[entry["key"]]
-            offset = self._data_offset + tensor["data_offsets"][0]
-            rows.append(self._map(offset, tuple(tensor["shape"]), getattr(torch, DTYPES[tensor["dtype"]][0])))
-        return torch.stack(rows)
+        return torch.stack([self._map_tensor(header[entry["key"]]) for entry in self.metadata])
+
+    def _map_tensor(self, described: dict[str, Any]) -> torch.Tensor:
+        offset = self._data_offset + described["data_offsets"][0]
+        return self._map(offset, tuple(described["shape"]), getattr(torch, DTYPES[described["dtype"]][0]))
 
 
 @contextmanager

@@ -6,17 +6,18 @@ from matplotlib.figure import Figure
 
 from horizons.figures.frame import Lines, draw_lines, horizon_axis, open_frame
 from horizons.figures.intervals import count_infinite, describe_bars, means_by
+from horizons.tables import column_of, qualifier
 
 AHEAD = [1, 2, 4, 8]  # how many tokens would be accepted together
 
 
 def divergence_by_horizon(table: pd.DataFrame, lines: Lines) -> Figure:
     """Mean KL and JS divergence from the final prediction by horizon."""
-    notes = [describe_bars(table), *count_infinite(table, "kl")]
+    notes = [describe_bars(table), *count_infinite(table, column_of(table, "kl"))]
     figure, axes = open_frame("How far is a prediction from the final one?", [*notes, *lines.unnamed], lines, columns=2)
     for panel, number, label in zip(axes[0], ["kl", "js"], ["KL", "JS"], strict=True):
-        _by_horizon(panel, table, number, lines)
-        panel.set_ylabel(f"{label} divergence (nats)")
+        _by_horizon(panel, table, column_of(table, number), lines)
+        panel.set_ylabel(f"{label} divergence{qualifier(table, number)} (nats)")
         panel.set_ylim(bottom=0)
     return figure
 
@@ -84,8 +85,8 @@ def confidence_over_time(table: pd.DataFrame, lines: Lines) -> Figure:
     table = table.assign(until=table["horizon"] - 1)
     notes = [describe_bars(table), *lines.unnamed]
     figure, axes = open_frame("How does the model become sure of a token?", notes, lines, columns=2)
-    labels = ["Confidence (probability)", "Entropy (nats)"]
-    for panel, number, label in zip(axes[0], ["confidence", "entropy"], labels, strict=True):
+    labels = ["Confidence (probability)", f"Entropy{qualifier(table, 'entropy')} (nats)"]
+    for panel, number, label in zip(axes[0], ["confidence", column_of(table, "entropy")], labels, strict=True):
         draw_lines(panel, means_by(table, ["point", "until"], number), "until", "point", lines)
         panel.set(xlabel="Timesteps until commit", ylabel=label)
         panel.xaxis.get_major_locator().set_params(integer=True)

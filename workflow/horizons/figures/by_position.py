@@ -14,6 +14,7 @@ from horizons.figures.frame import (
     shorten,
 )
 from horizons.figures.intervals import count_infinite, count_samples
+from horizons.tables import column_of, qualifier
 
 BAND = (0.1, 0.9)  # quantiles over samples
 FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing is drawn
@@ -29,7 +30,7 @@ def divergence_by_position(table: pd.DataFrame, points: list[str]) -> Figure:
     columns = 1 if len(shown) == 1 else 2
     figure, axes = open_frame(
         "Where in the text do predictions differ from the final one?",
-        [*_notes(ahead, spread), *count_infinite(ahead, "kl"), *missing, *lines.unnamed],
+        [*_notes(ahead, spread), *count_infinite(ahead, column_of(ahead, "kl")), *missing, *lines.unnamed],
         lines,
         rows=-(-len(shown) // columns),
         columns=columns,
@@ -51,7 +52,7 @@ def divergence_by_position(table: pd.DataFrame, points: list[str]) -> Figure:
             say_nothing_to_show(panel, "No horizon beyond 1, or no text" if ahead.empty else "Infinite")
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
-    label_outer(axes, len(shown), "Position (tokens)", "KL from the final prediction (nats)")
+    label_outer(axes, len(shown), "Position (tokens)", f"KL from the final prediction{qualifier(ahead, 'kl')} (nats)")
     return figure
 
 
@@ -80,4 +81,4 @@ def spread_by_position(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["point", "horizon", "relative_position"]
     if table.empty:
         return pd.DataFrame(columns=[*keys, "median", "low", "high"], dtype=float)
-    return table.groupby(keys, sort=True)["kl"].apply(quantiles).unstack().reset_index()
+    return table.groupby(keys, sort=True)[column_of(table, "kl")].apply(quantiles).unstack().reset_index()

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from horizons.figures.frame import WIDTH, name_panel, open_frame
 from horizons.figures.glyphs import fit, printable
+from horizons.tables import column_of, qualifier
 
 PER_LINE = 12  # positions side by side
 MAX_POSITIONS = 96
@@ -29,7 +30,7 @@ class Sample(NamedTuple):
     """What a trellis shows of one sample."""
 
     name: str
-    entries: pd.DataFrame  # relative_position, horizon, js, text (of the most probable token), right
+    entries: pd.DataFrame  # relative_position, horizon, js or its lower bound, text (of the most probable token), right
 
     @property
     def positions(self) -> int:
@@ -81,7 +82,8 @@ def trellis(samples: Sequence[Sample]) -> Figure:
     for panel, (sample, first) in zip(axes[:, 0], strips, strict=False):
         _draw_strip(panel, sample, first)
     key = figure.colorbar(ScalarMappable(DIVERGENCE, SHADES), cax=axes[-1, 0], orientation="horizontal")
-    key.set_label("JS divergence from the final prediction (nats)", fontsize=5.5)
+    bound = qualifier(samples[0].entries, "js")
+    key.set_label(f"JS divergence from the final prediction{bound} (nats)", fontsize=5.5)
     key.ax.tick_params(labelsize=5, pad=1.5, length=1.5)
     key.outline.set_visible(False)
     return figure
@@ -91,6 +93,7 @@ def _draw_strip(panel: Axes, sample: Sample, first: int) -> None:
     """One line of the text: PER_LINE positions and their horizons."""
     horizons = sorted(sample.entries["horizon"].unique(), reverse=True)
     within = sample.entries[sample.entries["relative_position"].between(first, first + PER_LINE - 1)]
+    within = within.rename(columns={column_of(within, "js"): "js"})
     for entry in within.itertuples():
         column, row = entry.relative_position - first, horizons.index(entry.horizon)
         shade = DIVERGENCE(entry.js)

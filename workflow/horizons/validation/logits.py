@@ -10,6 +10,7 @@ import numpy as np
 
 from horizons.files import DTYPES, MAX_HEADER_SIZE
 from horizons.strict_json import parse_json, shorten
+from horizons.validation.fields import check_fields, size_problems
 from horizons.validation.results import Promise
 
 CHUNK_SIZE = 2**20  # bytes looked at together; as many as stay in a processor's cache between hashing and looking
@@ -27,11 +28,14 @@ def check_logits(path: Path, promise: Promise | None) -> Iterator[str]:
             yield str(error)
             return
         if promise is None:
-            yield from _size_problems(size, data_offset + _declared_size(header))
+            yield from size_problems(size, data_offset + _declared_size(header))
+            return
+        if promise.mode != "full":
+            yield from check_fields(file, size, header, data_offset, promise)
             return
         yield from _header_problems(header, promise)
         expected_size = data_offset + promise.num_entries * promise.row_bytes
-        yield from _size_problems(size, expected_size)
+        yield from size_problems(size, expected_size)
         if size == expected_size:
             file.seek(0)
             yield from _data_problems(file, data_offset, promise)
@@ -58,11 +62,6 @@ def _declared_size(header: dict[str, Any]) -> int:
     return max(
         (pair[1] for pair in offsets if isinstance(pair, list) and list(map(type, pair)) == [int, int]), default=0
     )
-
-
-def _size_problems(size: int, expected: int) -> Iterator[str]:
-    if size != expected:
-        yield f"is {'truncated' if size < expected else 'too long'}: {size} bytes; expected {expected}"
 
 
 def _header_problems(header: dict[str, Any], promise: Promise) -> Iterator[str]:

@@ -38,10 +38,16 @@ class _Checksums(_Strict):
     results: str
 
 
+class _Capture(_Strict):
+    mode: Literal["full", "top_k", "statistics"]
+    k: Annotated[int, Field(ge=5)] | None = None
+
+
 class _Saved(_Reference):
     metadata_file: str
     vocab_size: Annotated[int, Field(ge=1)]
     dtype: Literal["float64", "float32", "bfloat16", "float16"]
+    capture: _Capture
     mask_token_id: Index
     eos_token_ids: list[Index]
     checksums: _Checksums
@@ -56,6 +62,7 @@ class _Generation(_Strict):
 
 class _Config(_Strict):
     generation: _Generation
+    capture: _Capture
 
 
 class _Output(_Strict):
@@ -91,6 +98,8 @@ class Promise:
     entries: list[Entry]  # of each sample
     vocab_size: int
     dtype: str
+    mode: str
+    k: int | None
     mask_token_id: int
     greedy: bool  # every token is the argmax of its final prediction, the mask token aside
     logits_checksum: str
@@ -182,6 +191,8 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
         entries=entries_of_sample(generation.max_tokens, saved.horizons),
         vocab_size=saved.vocab_size,
         dtype=saved.dtype,
+        mode=saved.capture.mode,
+        k=saved.capture.k,
         mask_token_id=saved.mask_token_id,
         greedy=generation.temperature == 0 and generation.cfg_scale == 0,
         logits_checksum=saved.checksums.logits,
@@ -193,6 +204,10 @@ def _count_problems(results: _Results, promise: Promise) -> Iterator[str]:
     saved, configured = results.saved_logits_metadata, results.config.generation.horizons
     if saved.num_entries != promise.num_entries:
         yield f"num_entries is {saved.num_entries}; expected {promise.num_entries} by the schedule"
+    if promise.mode == "top_k" and (promise.k is None or promise.k >= saved.vocab_size):
+        yield f"capture.k is {promise.k}; expected a number below vocab_size {saved.vocab_size}"
+    if promise.mode != results.config.capture.mode:
+        yield f"capture.mode is {promise.mode}; expected {results.config.capture.mode} by its config"
     if saved.horizons != configured:
         yield f"horizons are {shorten(saved.horizons)}; expected {shorten(configured)} by its config"
     for token in (saved.mask_token_id, *saved.eos_token_ids):

@@ -36,6 +36,11 @@ function visible(text) {
   return /^ +$/.test(signed) ? "␣".repeat(signed.length) : signed;
 }
 
+/** What a number is called; where only a part of the logits was kept, some are bounds. */
+function nameOf(number) {
+  return NUMBERS[number].name + (run.bounded.includes(number) ? ", lower bound" : "");
+}
+
 function format(value) {
   if (value === undefined || Number.isNaN(value)) return "–";
   if (value === Infinity) return "∞";
@@ -95,6 +100,7 @@ function openRun(number) {
   if (!tasks.includes(state.task)) state.task = "";
   fill($("run"), runs.map(({ number, label }) => [number, `${number}: ${label}`]), number);
   fill($("horizon"), run.horizons.map((horizon) => [horizon, horizon]), state.horizon);
+  fill($("number"), COLOURS.map((number) => [number, nameOf(number)]), state.number);
   fill($("task"), [["", "all"], ...tasks.map((task) => [task, task])], state.task);
   $("about").textContent = JSON.stringify(run.about, null, 2);
 }
@@ -108,7 +114,7 @@ function showList() {
   const rank = (number) => (Number.isNaN(means[number]) ? -1 : means[number]);
   if (state.sort === "high") listed.sort((a, b) => (rank(b) > rank(a)) - (rank(b) < rank(a)) || a - b);
   if (state.sort === "low") listed.sort((a, b) => (rank(a) > rank(b)) - (rank(a) < rank(b)) || a - b);
-  $("count").textContent = `${listed.length} of ${run.samples.length}; mean ${NUMBERS[state.number].name} at horizon ` +
+  $("count").textContent = `${listed.length} of ${run.samples.length}; mean ${nameOf(state.number)} at horizon ` +
     `${state.horizon}`;
   $("list").replaceChildren(...listed.map((number) => {
     const sample = run.samples[number];
@@ -156,7 +162,7 @@ function showText() {
     } else {
       const value = numberOf(sample, entry, state.number);
       button.style.setProperty("--share", `${100 * Math.min(1, value / most)}%`);
-      button.title = `${NUMBERS[state.number].name} ${format(value)}${NUMBERS[state.number].unit}`;
+      button.title = `${nameOf(state.number)} ${format(value)}${NUMBERS[state.number].unit}`;
       if (!sample.top1_agreement[entry]) button.classList.add("differs");
     }
     return /[\r\n]/.test(text) ? [button, make("span", { class: "break" })] : [button];
@@ -164,7 +170,7 @@ function showText() {
   $("tokens").replaceChildren(...elements);
   $("low").textContent = "0";
   $("high").textContent = (NUMBERS[state.number].highest ? "" : "≥ ") + format(most) + NUMBERS[state.number].unit;
-  $("meaning").textContent = `${NUMBERS[state.number].name} at horizon ${state.horizon}; underlined: its most probable ` +
+  $("meaning").textContent = `${nameOf(state.number)} at horizon ${state.horizon}; underlined: its most probable ` +
     "token is not the final prediction's; dashed: no prediction";
   $("beyond").textContent = sample.beyond ? `${sample.beyond} positions after the end of the text are left out.` : "";
   choosePosition(Math.min(state.position, sample.output.length - 1), false);
@@ -212,8 +218,8 @@ function tableOf(sample, entries) {
       make("span", { class: "guess", title: text, dir: "auto" }, visible(text)), ` ${format(probability)}`,
       bar(probability));
   }));
-  const numbers = Object.entries(NUMBERS).map(([number, { name, unit }]) =>
-    row(name + (unit && ` (${unit.trim()})`), (entry) => make("td", {}, format(numberOf(sample, entry, number)))));
+  const numbers = Object.entries(NUMBERS).map(([number, { unit }]) =>
+    row(nameOf(number) + (unit && ` (${unit.trim()})`), (entry) => make("td", {}, format(numberOf(sample, entry, number)))));
   return make("table", {}, make("thead", {}, make("tr", {}, make("td"), ...heads)),
     make("tbody", {}, timesteps, revealed, ...candidates, ...numbers));
 }
@@ -234,7 +240,7 @@ function chart(sample, entries) {
     const values = entries.map((entry) => numberOf(sample, entry, number));
     const line = values.map((value, at) => `${at ? "L" : "M"}${x(times[at])} ${y(value)}`).join("");
     const points = values.map((value, at) => make("circle",
-      { cx: x(times[at]), cy: y(value), r: 3.5, class: number }, make("title", {}, `${NUMBERS[number].name} ${format(value)}`)));
+      { cx: x(times[at]), cy: y(value), r: 3.5, class: number }, make("title", {}, `${nameOf(number)} ${format(value)}`)));
     return [make("path", { d: line, class: number }), ...points];
   });
   const scale = [0, 0.5, 1].flatMap((value) => [
@@ -320,7 +326,6 @@ function listen() {
   for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
 }
 
-fill($("number"), COLOURS.map((number) => [number, NUMBERS[number].name]), state.number);
 recall();
 listen();
 show();

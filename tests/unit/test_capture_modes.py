@@ -1,0 +1,250 @@
+"""What is kept instead of whole logits: the k largest, or the statistics alone."""
+
+import math
+import weakref
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from horizons.candidates import collect_candidates
+from horizons.config import Generation, parse_experiment
+from horizons.decoding import decode_in_batches
+from horizons.divergence import measure_divergence
+from horizons.errors import UserError
+from horizons.models import load_tokenizer
+from horizons.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
+from horizons.run import generate_run
+from horizons.tables import BOUNDED, LOWER_BOUND
+from horizons.triple import TripleWriter, load_entries, open_triple
+from horizons.truncated import compare_top_k, describe_top_k, keep_top_k
+from horizons.validation import validate_triple
+from support import MadeUpModel, small_run
+
+K = 7
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def runs(request, tmp_path_factory):
+    """The same run with each capture mode, by mode, its logits of one dtype."""
+    files = {}
+    for mode in ("full", "top_k", "statistics"):
+        files[mode] = tmp_path_factory.mktemp(mode) / "00000.json.gz"
+        generate_run(small_run({"mode": mode, "k": K}, logits_dtype=request.param), files[mode])
+    return files
+
+
+def test_every_mode_gives_the_same_tokens_and_a_sound_triple(runs):
+    outputs = {}
+    for mode, results_file in runs.items():
+        assert validate_triple(results_file) == []
+        outputs[mode] = [output["output_ids"] for output in open_triple(results_file).results["outputs"]]
+    assert outputs["full"] == outputs["top_k"] == outputs["statistics"]
+
+
+def test_statistics_are_those_of_stored_logits(runs):
+    expected, found = measure_divergence(runs["full"]), measure_divergence(runs["statistics"])
+    pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-6)
+
+
+def test_top_k_keeps_what_a_sort_of_the_logits_gives(runs):
+    full = open_triple(runs["full"])
+    kept = load_file(runs["top_k"].with_name("00000.safetensors"))
+    logits = full.logits.double().numpy()
+    np.testing.assert_allclose(kept["logsumexp"].numpy(), np.log(np.exp(logits).sum(-1)), rtol=1e-12)
+    for row, entry in enumerate(full.metadata):
+        assert kept["logits"][row].tolist() == sorted(logits[row], reverse=True)[:K]
+        assert logits[row][kept["token_ids"][row].numpy()].tolist() == kept["logits"][row].tolist()
+        token = full.results["outputs"][entry["sample_idx"]]["output_ids"][entry["relative_position"]]
+        assert float(kept["committed_logit"][row]) == logits[row, token]
+
+
+def test_what_top_k_knows_exactly_is_exact_and_the_rest_a_lower_bound(runs):
+    expected, found = measure_divergence(runs["full"]), measure_divergence(runs["top_k"])
+    for name in expected:
+        if name in BOUNDED:
+            assert (found[name + LOWER_BOUND] <= expected[name] + 1e-5).all(), name
+        elif pd.api.types.is_numeric_dtype(expected[name]):
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-6, err_msg=name)
+        else:
+            assert found[name].equals(expected[name]), name
+
+
+def test_candidates_are_the_same_in_every_mode(runs):
+    tokenizer = load_tokenizer(small_run().config.model.name)
+    full, *others = (collect_candidates(results_file, tokenizer) for results_file in runs.values())
+    for other in others:
+        assert other["token_texts"] == full["token_texts"]
+        for found, expected in zip(other["samples"], full["samples"], strict=True):
+            assert found["token_ids"] == expected["token_ids"]
+            np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=2e-6)
+
+
+def test_whole_logits_that_were_not_kept_are_refused_in_one_line(runs):
+    for mode in ("top_k", "statistics"):
+        with pytest.raises(UserError, match=f"has no whole logits, for capture.mode was {mode}"):
+            load_entries(runs[mode])[0]["logits"]
+
+
+def plain_bound(early, final, k, token):
+    """KL both ways and JS of two predictions, from the tokens both keep, the committed one, and one lump."""
+    kept = set(early.topk(k).indices.tolist()) & set(final.topk(k).indices.tolist()) | {token}
+    p, q = early.double().softmax(0).tolist(), final.double().softmax(0).tolist()
+    pairs = [(p[at], q[at]) for at in kept]
+    pairs.append(tuple(sum(side[at] for at in range(len(side)) if at not in kept) for side in (p, q)))
+
+    def kl(pairs):
+        return sum(first * math.log(first / second) for first, second in pairs if first > 0)
+
+    middle = [((first + second) / 2) for first, second in pairs]
+    js = sum(kl([(side, m) for side, m in zip(sides, middle, strict=True)]) for sides in zip(*pairs, strict=True)) / 2
+    return {"kl": kl(pairs), "kl_reverse": kl([(second, first) for first, second in pairs]), "js": js}
+
+
+@pytest.mark.parametrize("spread", [0.5, 3.0, 10.0])
+def test_the_bound_is_the_divergence_over_shared_tokens_and_one_lump(spread):
+    generator = torch.Generator().manual_seed(1)
+    final = spread * torch.randn(40, 300, generator=generator)
+    early = final * 0.7 + 0.5 * spread * torch.randn(40, 300, generator=generator)
+    tokens = torch.randint(0, 300, (40,), generator=generator)
+    found = compare_top_k(keep_top_k(early, 20, tokens), keep_top_k(final, 20, tokens), tokens)
+    for row in range(40):
+        for name, value in plain_bound(early[row], final[row], 20, tokens[row].item()).items():
+            assert found[name][row].item() == pytest.approx(value, abs=1e-9)
+
+
+def test_with_all_but_one_token_kept_nothing_is_lost():
+    generator = torch.Generator().manual_seed(2)
+    logits, final = 2 * torch.randn(2, 30, 9, generator=generator)
+    tokens = final.argmax(-1)
+    found = describe_top_k(keep_top_k(logits, 8, tokens))
+    p = logits.double().softmax(-1)
+    assert torch.allclose(found["entropy"], -(p * p.log()).sum(-1), atol=1e-9)
+    assert (found["final_token_rank"] == (logits > logits.gather(-1, tokens[:, None])).sum(-1)).all()
+
+
+def test_a_prediction_is_at_no_distance_from_itself_even_where_its_tail_is_empty():
+    logits = torch.full((1, 50), -math.inf)
+    logits[0, :6] = torch.arange(6.0)
+    kept = keep_top_k(logits, 10, torch.tensor([5]))
+    found = compare_top_k(kept, kept, torch.tensor([5]))
+    assert [found[name].item() for name in ("kl", "kl_reverse", "js")] == [0, 0, 0]
+
+
+def test_support_that_the_final_prediction_lacks_makes_the_bound_infinite():
+    early, final = torch.zeros(1, 8), torch.zeros(1, 8)
+    final[0, 3] = -math.inf
+    tokens = torch.tensor([3])
+    found = compare_top_k(keep_top_k(early, 6, tokens), keep_top_k(final, 6, tokens), tokens)
+    assert found["kl"].item() == math.inf
+    assert math.isfinite(found["js"].item())
+
+
+def test_at_a_real_vocabulary_64_logits_take_300_times_less(tmp_path):
+    sizes = {}
+    for mode in ("full", "top_k"):
+        writer = TripleWriter(
+            tmp_path / f"{mode}.json.gz", ["q0", "q1"], [9, 9], 126_464, torch.bfloat16, 64, [1, 2, 4, 8], mode, 64
+        )
+        with writer:
+            writer.finish({"outputs": []}, {})
+        sizes[mode] = sum((tmp_path / f"{mode}{end}").stat().st_size for end in (".safetensors", ".metadata.json"))
+    assert sizes["full"] / sizes["top_k"] >= 300
+
+
+@pytest.mark.parametrize("reduce", [reduce_to_top_k(5, torch.float32), reduce_to_statistics(torch.float32)])
+def test_logits_are_held_for_the_largest_horizon_and_no_longer(reduce):
+    generator = torch.Generator().manual_seed(3)
+    alive, most = weakref.WeakSet(), []
+
+    def logits(_canvas, _position):
+        return torch.randn(20, generator=generator)
+
+    class Watched(MadeUpModel):
+        def logits(self, *arguments):
+            made = super().logits(*arguments)
+            alive.add(made)
+            most.append(len(alive))
+            return made
+
+    settings = Generation(max_tokens=30, batch_size=3, horizons=[1, 2, 4])
+    written = []
+    reduction = Reduction(reduce, lambda name, *_: written.append(name), 30, [1, 2, 4])
+    list(decode_in_batches(Watched(logits, 20), [[2]] * 3, settings, [0] * 3, reduction))
+    assert written
+    assert max(most) <= 4 + 1  # and the one that was just made
+
+
+def damage(results_file, name, row, value):
+    """Change a number in the file of a run, in place."""
+    triple = open_triple(results_file)
+    values = triple.fields[name].clone()
+    values.view(len(values), -1)[row, 0] = value
+    path = results_file.with_name("00000.safetensors")
+    before, after = (
+        tensor.contiguous().view(torch.uint8).numpy().tobytes() for tensor in (triple.fields[name], values)
+    )
+    content = path.read_bytes()
+    assert content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "value", "expected"),
+    [
+        ("top_k", "logits", -100.0, "expected the largest first"),
+        ("top_k", "logits", math.nan, "expected finite ones"),
+        ("top_k", "token_ids", 128, "expected ids below 128"),
+        ("top_k", "logsumexp", -5.0, "expected at least its largest logit"),
+        ("top_k", "committed_logit", 99.0, "committed_logit is 99"),
+        ("statistics", "kl", math.nan, "kl is nan"),
+        ("statistics", "js", 1.5, "js is 1.5"),
+        ("statistics", "kl", 0.5, "expected 0 for a final prediction"),
+        ("statistics", "final_token_rank", 9, "the committed token has rank 9"),
+        ("statistics", "probabilities", 2.0, "expected descending ones"),
+        ("statistics", "token_ids", -1, "expected ids below 128"),
+    ],
+)
+def test_damage_is_found_and_named(tmp_path, mode, name, value, expected):
+    generate_run(small_run({"mode": mode, "k": K}), tmp_path / "00000.json.gz")
+    damage(tmp_path / "00000.json.gz", name, 0, value)
+    problems = validate_triple(tmp_path / "00000.json.gz")
+    assert any("sample_0_entry_0: " in problem and expected in problem for problem in problems), problems
+    assert any("its bytes are not those it was written with" in problem for problem in problems)
+
+
+def test_another_shape_or_a_cut_off_file_is_named(tmp_path):
+    generate_run(small_run({"mode": "statistics"}), tmp_path / "00000.json.gz")
+    path = tmp_path / "00000.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert any("is truncated" in problem for problem in validate_triple(tmp_path / "00000.json.gz"))
+    path.write_bytes(content.replace(b'"kl"', b'"kx"'))
+    assert any("header is" in problem for problem in validate_triple(tmp_path / "00000.json.gz"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"capture": {"mode": "top"}}, "capture.mode is 'top'; it must be 'full', 'top_k' or 'statistics'"),
+        ({"capture": {"mode": "top_k", "k": 3}}, "capture.k is 3; it must be greater than or equal to 5"),
+        (
+            {"capture": {"mode": "top_k"}, "generation": {"save_logits": False}},
+            "capture.mode is 'top_k'; it needs generation.save_logits: true",
+        ),
+        ({"sweep": {"capture.mode": ["full", "top_k"]}}, "sweep.capture.mode: this key can't be swept"),
+    ],
+)
+def test_contradictions_are_told(changes, expected):
+    content = {"model": {"name": "m"}, "dataset": {"path": "p"}} | changes
+    with pytest.raises(UserError) as error:
+        parse_experiment(content, "x.yaml")
+    assert str(error.value).startswith(f"x.yaml: {expected}")
+
+
+def test_as_many_logits_as_the_vocabulary_has_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match=r"capture\.k is 128; the model's vocabulary has 128"):
+        generate_run(small_run({"mode": "top_k", "k": 128}), tmp_path / "00000.json.gz")
+    assert not list(tmp_path.iterdir())
