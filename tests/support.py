@@ -94,7 +94,8 @@ def write_triple(
         for number, (tokens, _) in enumerate(samples)
     ]
     generation = Generation(max_tokens=max_tokens, horizons=horizons).model_dump()
-    results = {"config": {"generation": generation}, "environment": {}, "metrics": {"score": None}, "outputs": outputs}
+    config = {"generation": generation, "capture": {"mode": "full"}}
+    results = {"config": config, "environment": {}, "metrics": {"score": None}, "outputs": outputs}
     description = {
         "logits_shift": 0,
         "mask_token_id": vocab_size - 1 if mask_token_id is None else mask_token_id,

@@ -53,6 +53,8 @@ CHANGES = {
     "a key of `model`": experiment(model__dtype="bfloat16"),
     "`dataset.limit`, `dataset.path`": experiment(dataset__limit=2),
     "a key of `generation`": experiment(generation__batch_size=3),
+    "a key of `capture`": experiment(capture={"mode": "top_k"}),
+    "`divergence.device`": experiment(divergence={"device": "cuda"}),
     "`shards`": experiment(shards=2),
     "`sweep`: one value more, at the end": sweep("copy", "sort", "reverse"),
     "`sweep`: the last value less": sweep("copy"),

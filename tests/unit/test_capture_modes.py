@@ -14,6 +14,7 @@ from horizons.config import Generation, parse_experiment
 from horizons.decoding import decode_in_batches
 from horizons.divergence import measure_divergence
 from horizons.errors import UserError
+from horizons.metrics import js_divergence, kl_divergence
 from horizons.models import load_tokenizer
 from horizons.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
 from horizons.run import generate_run
@@ -88,31 +89,57 @@ def test_whole_logits_that_were_not_kept_are_refused_in_one_line(runs):
             load_entries(runs[mode])[0]["logits"]
 
 
-def plain_bound(early, final, k, token):
-    """KL both ways and JS of two predictions, from the tokens both keep, the committed one, and one lump."""
-    kept = set(early.topk(k).indices.tolist()) & set(final.topk(k).indices.tolist()) | {token}
-    p, q = early.double().softmax(0).tolist(), final.double().softmax(0).tolist()
-    pairs = [(p[at], q[at]) for at in kept]
-    pairs.append(tuple(sum(side[at] for at in range(len(side)) if at not in kept) for side in (p, q)))
+def smallest(early, final, k, token):
+    """The smallest KL, reverse KL and JS there can be over the known outcomes, the unknown share found by a search.
 
-    def kl(pairs):
-        return sum(first * math.log(first / second) for first, second in pairs if first > 0)
+    What the final prediction gives to the tokens that the early one alone keeps, and the other way round, is tried from
+    nothing to the most it can be; the larger of the two smallest values.
+    """
+    p, q = early.double().softmax(0), final.double().softmax(0)
+    found = []
+    for swap in (False, True):
+        one, other = (q, p) if swap else (p, q)
+        kept, others = set(one.topk(k).indices.tolist()), set(other.topk(k).indices.tolist())
+        known = sorted(kept & others | {token})
+        alone = sorted(kept - others - {token})
+        most = min(len(alone) * other.topk(k).values[-1].item(), 1 - other[known].sum().item())
+        shares = np.linspace(0, most, 200_001)[1:] if alone else np.zeros(1)
+        p_alone, p_rest = one[alone].sum().item(), 1 - one[[*known, *alone]].sum().item()
+        first = [*one[known].tolist(), p_alone, max(0.0, p_rest)]
+        second = [*other[known].tolist(), shares, 1 - other[known].sum().item() - shares]
+        found.append([values.min() for values in divergences(*((second, first) if swap else (first, second)))])
+    return dict(zip(("kl", "kl_reverse", "js"), np.maximum(*found), strict=True))
 
-    middle = [((first + second) / 2) for first, second in pairs]
-    js = sum(kl([(side, m) for side, m in zip(sides, middle, strict=True)]) for sides in zip(*pairs, strict=True)) / 2
-    return {"kl": kl(pairs), "kl_reverse": kl([(second, first) for first, second in pairs]), "js": js}
+
+def divergences(p, q):
+    """KL both ways and JS over outcomes, some of them with many values that are tried."""
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    there, back, first, second = (
+        sum(rel_entr(a, b) for a, b in zip(*pair, strict=True)) for pair in ((p, q), (q, p), (p, m), (q, m))
+    )
+    return np.atleast_1d(there), np.atleast_1d(back), np.atleast_1d((first + second) / 2)
+
+
+def rel_entr(a, b):
+    return np.where(np.asarray(a) > 0, a * np.log(np.maximum(a, 1e-300) / np.maximum(b, 1e-300)), 0.0)
 
 
 @pytest.mark.parametrize("spread", [0.5, 3.0, 10.0])
-def test_the_bound_is_the_divergence_over_shared_tokens_and_one_lump(spread):
+def test_the_bound_is_the_smallest_divergence_that_what_is_known_allows(spread):
     generator = torch.Generator().manual_seed(1)
-    final = spread * torch.randn(40, 300, generator=generator)
-    early = final * 0.7 + 0.5 * spread * torch.randn(40, 300, generator=generator)
-    tokens = torch.randint(0, 300, (40,), generator=generator)
-    found = compare_top_k(keep_top_k(early, 20, tokens), keep_top_k(final, 20, tokens), tokens)
-    for row in range(40):
-        for name, value in plain_bound(early[row], final[row], 20, tokens[row].item()).items():
-            assert found[name][row].item() == pytest.approx(value, abs=1e-9)
+    final = spread * torch.randn(6, 100, generator=generator)
+    early = final * 0.7 + 0.5 * spread * torch.randn(6, 100, generator=generator)
+    tokens = torch.randint(0, 100, (6,), generator=generator)
+    found = compare_top_k(keep_top_k(early, 10, tokens), keep_top_k(final, 10, tokens), tokens)
+    true = {
+        "kl": kl_divergence(early, final),
+        "kl_reverse": kl_divergence(final, early),
+        "js": js_divergence(early, final),
+    }
+    for row in range(6):
+        for name, value in smallest(early[row], final[row], 10, tokens[row].item()).items():
+            assert found[name][row].item() == pytest.approx(value, abs=1e-6)
+            assert found[name][row].item() <= true[name][row].item()
 
 
 def test_with_all_but_one_token_kept_nothing_is_lost():

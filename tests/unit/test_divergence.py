@@ -90,3 +90,9 @@ def test_a_position_without_a_final_prediction_is_refused():
     horizons = np.array([1, 2])
     with pytest.raises(UserError, match="position 1 has no final prediction"):
         divergence.measure_sample(torch.randn(2, 9), horizons, np.array([0, 1]), [0, 0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"divergence\.device is 'cuda'; this machine has no CUDA device"):
+        measure_divergence(tmp_path / "00000.json.gz", "cuda")

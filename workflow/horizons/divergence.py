@@ -32,6 +32,8 @@ def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.Data
     their numbers say so by their names; where the statistics were kept, they are those. `device` is where whole
     logits are compared. Raises UserError.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"divergence.device is {device!r}; this machine has no CUDA device")
     triple = open_triple(results_file)
     eos_token_ids = triple.saved.get("eos_token_ids", [])
     tables = []

@@ -1,9 +1,10 @@
 """The numbers that compare predictions of which the k largest logits are known: maths on tensors.
 
 Each prediction comes with the logsumexp of all its logits, so the probabilities of its kept tokens are exact and the
-mass of its tail is known, but not how the tail is spread. Two predictions are compared over the tokens that both know,
-the committed one among them, and one lump for all others. Lumping outcomes together can't raise a divergence (the data
-processing inequality) or an entropy, so those are lower bounds of the true ones. All in float64, in nats.
+mass of its tail is known, but not how the tail is spread. Two predictions are compared over few outcomes: each token
+that both know, the committed one among them; all tokens that only one of them keeps, in one lump; and all others, in
+another. Lumping outcomes together can't raise a divergence (the data processing inequality) or an entropy, so those are
+lower bounds of the true ones. All in float64, in nats.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-# Less mass than this outside the tokens known one by one is rounding.
+# Less mass than this in a tail is rounding.
 NO_MASS = 1e-12
 
 
@@ -51,7 +52,7 @@ def describe_top_k(predictions: TopK) -> dict[str, torch.Tensor]:
     """
     logits = predictions.logits.double()
     p = (logits - predictions.logsumexp[:, None]).exp()
-    tail = _tail(p)
+    tail = _left_over(p)
     committed = predictions.committed_logit.double()
     return {
         "entropy": -(torch.xlogy(p, p).sum(-1) + torch.xlogy(tail, tail)),
@@ -66,48 +67,61 @@ def describe_top_k(predictions: TopK) -> dict[str, torch.Tensor]:
 def compare_top_k(predictions: TopK, finals: TopK, committed: torch.Tensor) -> dict[str, torch.Tensor]:
     """n predictions with the n final predictions of their positions, committed token ids (n,): each number (n,).
 
-    kl, kl_reverse and js are lower bounds, exact where the two know the same tokens and nothing lies beyond; the
-    agreements are exact.
+    kl, kl_reverse and js are lower bounds, the better of two: with the tokens that only the one keeps in a lump of
+    their own, or those that only the other does. The agreements are exact.
     """
-    p, q = _known_to_both(predictions, finals, committed)
-    middle = (p + q) / 2
+    p, q = _outcomes(predictions, finals, committed)
+    q_again, p_again = _outcomes(finals, predictions, committed)
     first, second = predictions.token_ids[:, :5], finals.token_ids[:, :5]
     return {
-        "kl": _kl(p, q),
-        "kl_reverse": _kl(q, p),
-        "js": ((_kl(p, middle) + _kl(q, middle)) / 2).clamp(0.0, math.log(2)),
+        "kl": torch.maximum(_kl(p, q), _kl(p_again, q_again)),
+        "kl_reverse": torch.maximum(_kl(q, p), _kl(q_again, p_again)),
+        "js": torch.maximum(_js(p, q), _js(p_again, q_again)).clamp(max=math.log(2)),
         "top1_agreement": (first[:, 0] == second[:, 0]).double(),
         "top5_agreement": (first[:, :, None] == second[:, None, :]).any(-1).double().mean(-1),
     }
 
 
-def _known_to_both(predictions: TopK, finals: TopK, committed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both distributions (n, k + 2) over the same outcomes: kept tokens, the committed one, the lump.
+def _outcomes(one: TopK, other: TopK, committed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both distributions (n, k + 3) over: tokens both keep, the committed one, those only `one` keeps, all others.
 
-    A token of the predictions that the finals don't know has no weight in either; its mass is in the lump.
+    What `other` gives to those it does not keep is not known, only that none is more probable than the last it keeps.
+    It is taken such that every divergence is as small as it can be: in proportion to `one`, as far as that allows.
     """
-    same = predictions.token_ids[:, :, None] == finals.token_ids[:, None, :]
+    same = one.token_ids[:, :, None] == other.token_ids[:, None, :]
     shared = same.any(-1)
-    in_finals = same.to(torch.uint8).argmax(-1)
-    p = (predictions.logits.double() - predictions.logsumexp[:, None]).exp() * shared
-    q = (finals.logits.double() - finals.logsumexp[:, None]).exp().gather(-1, in_finals) * shared
-    known = ((predictions.token_ids == committed[:, None]) & shared).any(-1)
-    p_committed = (predictions.committed_logit.double() - predictions.logsumexp).exp().masked_fill(known, 0.0)
-    q_committed = (finals.committed_logit.double() - finals.logsumexp).exp().masked_fill(known, 0.0)
-    p, q = torch.cat([p, p_committed[:, None]], -1), torch.cat([q, q_committed[:, None]], -1)
-    return torch.cat([p, _tail(p)[:, None]], -1), torch.cat([q, _tail(q)[:, None]], -1)
+    p, q = ((each.logits.double() - each.logsumexp[:, None]).exp() for each in (one, other))
+    last = q[:, -1]
+    q = q.gather(-1, same.to(torch.uint8).argmax(-1)) * shared
+    is_committed = one.token_ids == committed[:, None]
+    alone = ~shared & ~is_committed
+    p_alone, limit = (p * alone).sum(-1), alone.sum(-1) * last
+    known = (is_committed & shared).any(-1)
+    p_committed, q_committed = (
+        (each.committed_logit.double() - each.logsumexp).exp().masked_fill(known, 0.0)[:, None] for each in (one, other)
+    )
+    p, q = torch.cat([p * shared, p_committed], -1), torch.cat([q, q_committed], -1)
+    p_tail, q_tail = _left_over(p), _left_over(q)
+    q_alone = torch.minimum(limit, q_tail.clamp(min=NO_MASS) * p_alone / p_tail.clamp(min=NO_MASS))
+    p_rest, q_rest = ((tail - part).clamp(min=0.0) for tail, part in ((p_tail, p_alone), (q_tail, q_alone)))
+    p = torch.cat([p, p_alone[:, None], p_rest.masked_fill(p_rest < NO_MASS, 0.0)[:, None]], -1)
+    return p, torch.cat([q, q_alone[:, None], q_rest[:, None]], -1)
 
 
-def _tail(probabilities: torch.Tensor) -> torch.Tensor:
+def _left_over(probabilities: torch.Tensor) -> torch.Tensor:
     """The mass that n sets of probabilities (n, m) leave over."""
     left = 1 - probabilities.sum(-1)
     return left.masked_fill(left < NO_MASS, 0.0)
 
 
 def _kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) of probabilities (n, m) -> (n,). Infinite where p has weight that q has not."""
-    # What the lump of q lacks by rounding must not count as no support at all.
-    floor = torch.zeros_like(q)
-    floor[:, -1] = NO_MASS
-    terms = torch.xlogy(p, p) - torch.xlogy(p, torch.maximum(q, floor))
-    return terms.sum(-1).clamp(min=0.0)
+    """KL(p || q) over outcomes (n, m), the last of them all others -> (n,). Infinite where p has what q has not."""
+    # What the others lack by rounding must not count as no weight at all.
+    q = torch.cat([q[:, :-1], q[:, -1:].clamp(min=NO_MASS)], -1)
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1).clamp(min=0.0)
+
+
+def _js(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Jensen-Shannon divergence over outcomes (n, m) -> (n,)."""
+    middle = (p + q) / 2
+    return (_kl(p, middle) + _kl(q, middle)) / 2

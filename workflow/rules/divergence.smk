@@ -17,5 +17,9 @@ rule divergence:
     conda:
         "../envs/horizons.yaml"
     threads: 1
+    resources:
+        gpu=lambda wildcards: 0 if experiment_of(wildcards.experiment).divergence.device == "cpu" else 1,
+    params:
+        device=lambda wildcards: experiment_of(wildcards.experiment).divergence.device,
     script:
         "../scripts/divergence.py"

@@ -12,4 +12,5 @@ if __name__ == "__main__":
         from horizons.tables import write_table
 
         torch.set_num_threads(snakemake.threads)
-        write_table(measure_divergence(snakemake.input.results), Path(snakemake.output.table))
+        table = measure_divergence(snakemake.input.results, snakemake.params.device)
+        write_table(table, Path(snakemake.output.table))
