@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +31,7 @@ from horizons.divergence import measure_divergence
 from horizons.environment import describe_environment
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.llada import llama_config
+from horizons.run import reduction
 from horizons.schedule import entries_of_sample
 from horizons.triple import TripleWriter, load_entries, open_triple
 
@@ -51,6 +53,7 @@ class Sizes:
 
 QUICK = Sizes(vocab_size=2_000, width=64, layers=2, prompts=4, max_tokens=16, samples=4, samples_as_json=1, repeats=2)
 HORIZONS = [1, 2, 4, 8]
+K = 64
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def plain_generation(network: torch.nn.Module, prompts: list[list[int]], mask_to
                 canvas[0, position] = logits[0, position].argmax()
 
 
-def writer(folder: Path, samples: int, sizes: Sizes, dtype: torch.dtype) -> TripleWriter:
+def writer(folder: Path, samples: int, sizes: Sizes, dtype: torch.dtype, mode: str = "full") -> TripleWriter:
     return TripleWriter(
         results_file=folder / "00000.json.gz",
         question_ids=[f"q{number}" for number in range(samples)],
@@ -139,6 +142,8 @@ def writer(folder: Path, samples: int, sizes: Sizes, dtype: torch.dtype) -> Trip
         dtype=dtype,
         max_tokens=sizes.max_tokens,
         horizons=HORIZONS,
+        mode=mode,
+        k=K if mode == "top_k" else None,
     )
 
 
@@ -161,10 +166,10 @@ def generation_rows(sizes: Sizes, folder: Path) -> list[Row]:
     def generate(on_entries: OnEntries | None = None) -> None:
         list(decode_in_batches(model, prompts, settings, [0] * len(prompts), on_entries))
 
-    def capture() -> None:
-        with writer(folder, len(prompts), sizes, torch.float32) as file:
+    def capture(mode: str) -> None:
+        with writer(folder, len(prompts), sizes, torch.float32, mode) as file:
             with BackgroundWriter(file.write_logits) as background:
-                generate(background)
+                generate(background if mode == "full" else reduction(file, settings))
             file.finish(results_of(len(prompts), sizes), {})
 
     # Hooks of the adapter would cut the reference's canvas down to the asked rows.
@@ -177,7 +182,10 @@ def generation_rows(sizes: Sizes, folder: Path) -> list[Row]:
             "one prompt at a time, LM head over the whole canvas",
             sizes.repeats,
         ),
-        paired("capture", capture, generate, "the same with save_logits: false", sizes.repeats),
+        *(
+            paired(f"generate, capture {mode}", partial(capture, mode), generate, "save_logits: false", sizes.repeats)
+            for mode in ("full", "top_k", "statistics")
+        ),
     ]
 
 
@@ -250,6 +258,20 @@ def writing_rows(sizes: Sizes, folder: Path) -> list[Row]:
     return [paired("write a triple", write_triple, write_plainly, against, sizes.repeats)]
 
 
+def size_rows(sizes: Sizes, folder: Path) -> list[Row]:
+    """Bytes of the logits and metadata files an entry, in each capture mode, in bfloat16 at LLaDA's vocabulary."""
+    sizes = Sizes(**asdict(sizes) | {"vocab_size": 126_464})
+    found = {}
+    for mode in ("full", "top_k", "statistics"):
+        with writer(folder, 2, sizes, torch.bfloat16, mode) as file:
+            file.finish(results_of(2, sizes), {})
+        found[mode] = sum(path.stat().st_size for path in (file.logits_file, file.metadata_file)) / file.num_entries
+    return [
+        Row(f"capture {mode}, bytes an entry", size, found["full"], size / found["full"], "B", "capture full")
+        for mode, size in found.items()
+    ]
+
+
 def json_rows(sizes: Sizes, folder: Path) -> list[Row]:
     """The guide's claims: a triple against the same logits as lists in JSON."""
     sizes = Sizes(**asdict(sizes) | {"samples": sizes.samples_as_json})
@@ -296,7 +318,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = QUICK if arguments.quick else Sizes()
     rows: list[Row] = []
-    for measure in (generation_rows, writing_rows, reading_rows, json_rows):
+    for measure in (generation_rows, writing_rows, reading_rows, size_rows, json_rows):
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(sizes, Path(folder))
     show(rows)

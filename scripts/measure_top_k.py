@@ -24,7 +24,6 @@ from horizons.truncated import compare_top_k, keep_top_k
 
 NUMBERS = ["kl", "kl_reverse", "js"]
 VOCAB_SIZE = 126_464
-STEEPNESS = 1.5  # of the final prediction: its logits fall by so much for each e-fold of the rank
 NOISE = 1.5  # standard deviation of what an early logit has of its own
 SHARED = {"horizon 2": 0.9, "horizon 4": 0.7, "horizon 8": 0.4}
 
@@ -47,14 +46,14 @@ def pairs_of_run(results_file: Path) -> Iterator[Pairs]:
             yield f"horizon {horizon}", logits[early], logits[[final[position] for position in positions]], tokens
 
 
-def pairs_made_up(count: int, seed: int) -> Iterator[Pairs]:
+def pairs_made_up(count: int, steepness: float, seed: int) -> Iterator[Pairs]:
     """Random predictions at LLaDA's vocabulary, stored as bfloat16."""
     generator = torch.Generator().manual_seed(seed)
     for _ in tqdm(range(count), unit="prediction", file=sys.stderr, disable=None):
         rank = torch.randperm(VOCAB_SIZE, generator=generator) + 1
-        final = -STEEPNESS * rank.log()
+        final = -steepness * rank.log()
         for name, share in SHARED.items():
-            other = -STEEPNESS * (torch.randperm(VOCAB_SIZE, generator=generator) + 1).log()
+            other = -steepness * (torch.randperm(VOCAB_SIZE, generator=generator) + 1).log()
             noise = NOISE * torch.randn(VOCAB_SIZE, generator=generator)
             early = torch.logaddexp(final + math.log(share), other + math.log1p(-share)) + (1 - share) * noise
             both = torch.stack([early, final]).bfloat16().float()
@@ -66,11 +65,21 @@ def main() -> None:
     parser.add_argument("results_file", nargs="?", type=Path, help="of a run with all its logits")
     parser.add_argument("--made-up", action="store_true", help="predictions made up at LLaDA's vocabulary instead")
     parser.add_argument("--count", type=int, default=100, help="made-up predictions (default: %(default)s)")
+    parser.add_argument(
+        "--steepness",
+        type=float,
+        default=1.5,
+        help="of made-up predictions: how far logits fall for each e-fold of the rank (default: %(default)s)",
+    )
     parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 32, 64], help="(default: 8 16 32 64)")
     arguments = parser.parse_args()
     if arguments.made_up == (arguments.results_file is not None):
         parser.error("give the results file of a run, or --made-up")
-    pairs = pairs_made_up(arguments.count, 0) if arguments.made_up else pairs_of_run(arguments.results_file)
+    pairs = (
+        pairs_made_up(arguments.count, arguments.steepness, seed=0)
+        if arguments.made_up
+        else pairs_of_run(arguments.results_file)
+    )
     found: dict[tuple[str, str, int], list[torch.Tensor]] = {}
     try:
         for name, early, final, tokens in pairs:

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from horizons.capture import BackgroundWriter
-from horizons.config import Capture, Experiment, Generation, Run
+from horizons.config import Capture, Generation, Run
 from horizons.decoding import OnEntries, check_lengths, decode_in_batches, sample_seed
 from horizons.environment import describe_environment
 from horizons.errors import UserError
@@ -71,7 +71,7 @@ def generate_run(run: Run, results_file: Path) -> None:
     with writer:
         progress.start()
         with BackgroundWriter(writer.write_logits) as background:
-            on_entries = background if writer.mode == "full" else reduction(writer, config)
+            on_entries = background if writer.mode == "full" else reduction(writer, config.generation)
             for batch in decode_samples(model, token_ids, config.generation, seeds, progress.tokens, on_entries):
                 background.then(writer.flush)
                 background.then(progress.add, batch)
@@ -101,11 +101,11 @@ def kept_logits(capture: Capture, vocab_size: int) -> int | None:
     return capture.k
 
 
-def reduction(writer: TripleWriter, config: Experiment) -> Reduction:
+def reduction(writer: TripleWriter, settings: Generation) -> Reduction:
     """What reduces the logits of a run on their way to its writer."""
     top_k = writer.mode == "top_k"
     reduce = reduce_to_top_k(writer.k, writer.dtype) if top_k else reduce_to_statistics(writer.dtype)
-    return Reduction(reduce, writer.write_field, config.generation.max_tokens, config.generation.horizons)
+    return Reduction(reduce, writer.write_field, settings.max_tokens, settings.horizons)
 
 
 def logits_dtype(wanted: str, computed: torch.dtype) -> torch.dtype:
