@@ -1,4 +1,4 @@
-"""The workflow through profiles/slurm on a real Slurm of one node: the bytes of a local run, whatever becomes of a job."""
+"""The workflow through profiles/slurm on a one-node Slurm: the bytes of a local run, whatever becomes of a job."""
 
 import json
 import os

@@ -14,7 +14,7 @@ GIGABYTE = 10**9
 
 @pytest.fixture
 def experiment(tmp_path):
-    """Makes an experiment on a checkpoint of 2 GB in bfloat16, a billion parameters, and two prompts of 100 bytes at most."""
+    """Makes an experiment on a billion parameters, 2 GB in bfloat16, and two prompts of 100 bytes at most."""
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text(json.dumps({"torch_dtype": "bfloat16", "vocab_size": 50_000}))
