@@ -16,12 +16,19 @@ import yaml
 
 from support import REPOSITORY, contents, copy_environment, run_snakemake, write_experiment
 
+DAEMONS = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+MISSING = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if shutil.which(tool, path=DAEMONS) is None]
 pytestmark = pytest.mark.skipif(
-    shutil.which("sbatch") is None, reason="no sbatch; apt-get install --no-install-recommends slurm-wlm munge"
+    bool(MISSING), reason=f"no {', '.join(MISSING)}; apt-get install --no-install-recommends slurm-wlm munge"
 )
 
 LONGEST = 1800  # seconds; a workflow that takes longer hangs
 LONG = "results/long/00000.json.gz"
+SLOWLY = """
+import time
+add = Progress.add
+Progress.add = lambda self, tokens: (add(self, tokens), time.sleep(1))
+"""
 
 
 class Job(NamedTuple):
@@ -53,7 +60,7 @@ def slurm():
 
 @pytest.fixture(scope="module")
 def local(pristine, tmp_path_factory):
-    """A copy of the repository with two experiments, made on this machine; not to be changed.
+    """A copy of the repository for what is run without Slurm, with two experiments more.
 
     `short` is the baseline with two of its tasks, `long` one run of many batches.
     """
@@ -61,19 +68,33 @@ def local(pristine, tmp_path_factory):
     baseline = yaml.safe_load((folder / "config/baseline.yaml").read_text())
     baseline["sweep"]["dataset.task"] = ["copy", "shuffle"]
     (folder / "config/short.yaml").write_text(yaml.safe_dump(baseline))
-    changes = {"generation__max_tokens": 64, "generation__batch_size": 1, "dataset__limit": 120, "sweep": {}}
-    write_experiment(folder, "long", **changes)
-    run = run_snakemake(folder, "results/short/summary.csv", LONG)
-    assert run.returncode == 0, run.stderr
+    write_experiment(folder, "long", dataset__limit=16, generation__batch_size=1, sweep={})
     return folder
+
+
+@pytest.fixture(scope="module")
+def long_results(local):
+    """The files of `long`, made without Slurm."""
+    return made_locally(local, "long", LONG)
+
+
+def made_locally(folder, experiment, target):
+    run = run_snakemake(folder, target)
+    assert run.returncode == 0, run.stderr
+    return contents(folder / "results" / experiment)
 
 
 @pytest.fixture
 def cluster(local, slurm, tmp_path):  # noqa: ARG001
-    """A copy of the repository with the same experiments, not yet made."""
-    return shutil.copytree(
-        local, tmp_path / "repository", ignore=shutil.ignore_patterns("results", "logs", ".snakemake")
-    )
+    """A copy of the repository for what is run through Slurm.
+
+    There a batch takes a second on any machine, so that there is time to do something to the job.
+    """
+    without = shutil.ignore_patterns("results", "logs", "benchmarks", ".snakemake")
+    folder = shutil.copytree(local, tmp_path / "repository", ignore=without)
+    with (folder / "workflow/horizons/progress.py").open("a") as file:
+        file.write(SLOWLY)
+    return folder
 
 
 @contextmanager
@@ -95,16 +116,16 @@ def submitted(folder, *arguments):
         subprocess.run(["scancel", "--user", str(os.getuid())], check=True)
 
 
-def jobs_of(name):
-    """All jobs whose name ends so, first to last, ended ones too."""
-    line = "%i|%T|%m|%k"
-    command = ["squeue", "--states=all", "--noheader", "--sort=i", f"--format={line}"]
+def jobs_of(folder, name):
+    """The jobs of a copy's workflow whose name ends so, first to last, ended ones too."""
+    command = ["squeue", "--states=all", "--noheader", "--noconvert", "--sort=i", "--format=%i|%T|%m|%k|%Z"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    jobs = [
-        Job(number, state, int(memory.rstrip("M")), comment.strip())
-        for number, state, memory, comment in (line.split("|") for line in output.splitlines())
+    rows = [line.split("|") for line in output.splitlines()]
+    return [
+        Job(number, state, int(memory.removesuffix("M")), comment.strip())
+        for number, state, memory, comment, workdir in rows
+        if workdir == str(folder) and comment.strip().endswith(name)
     ]
-    return [job for job in jobs if job.name.endswith(name)]
 
 
 def wait_for(condition, process, folder):
@@ -143,10 +164,10 @@ def test_the_baseline_on_a_cluster_has_the_bytes_of_a_local_one_and_each_generat
     # As a machine with GPUs would have it: the baseline itself asks for none.
     with submitted(cluster, "--set-resources", "generate:gpu=1", "--", "results/short/summary.csv") as process:
         wait_for(lambda: gpus.update(visible_gpus(".generate.py")) or len(gpus) == 2, process, cluster)
-    assert contents(cluster / "results/short") == contents(local / "results/short")
+    assert contents(cluster / "results/short") == made_locally(local, "short", "results/short/summary.csv")
 
-    generate = [job for run in ("00000", "00001") for job in jobs_of(f"rule_generate_wildcards_short_{run}")]
-    checks = jobs_of("rule_check_candidates_divergence_validate")
+    generate = [job for run in ("00000", "00001") for job in jobs_of(cluster, f"rule_generate_wildcards_short_{run}")]
+    checks = jobs_of(cluster, "rule_check_candidates_divergence_validate")
     assert [job.state for job in generate + checks] == ["COMPLETED"] * 4
     assert {job.id for job in generate} == set(gpus)
     assert sorted(gpus.values()) == ["0", "1"]
@@ -154,30 +175,29 @@ def test_the_baseline_on_a_cluster_has_the_bytes_of_a_local_one_and_each_generat
     assert logs == {job.id for job in generate + checks}
 
 
-def test_a_job_that_is_cancelled_and_then_loses_its_node_goes_on_to_the_same_bytes(local, cluster, slurm):
+def test_a_job_that_is_cancelled_and_then_loses_its_node_goes_on_to_the_same_bytes(long_results, cluster, slurm):
     with submitted(cluster, LONG) as process:
         wait_for(lambda: finished_samples(cluster) >= 2, process, cluster)
-        [first] = jobs_of("long_00000")
+        [first] = jobs_of(cluster, "long_00000")
         subprocess.run(["scancel", first.id], check=True)
-        wait_for(lambda: jobs_of("long_00000")[0].state == "CANCELLED", process, cluster)
+        wait_for(lambda: jobs_of(cluster, "long_00000")[0].state == "CANCELLED", process, cluster)
         done = finished_samples(cluster)
         wait_for(lambda: finished_samples(cluster) > done, process, cluster)
         local_slurm("kill-node", slurm)
         local_slurm("restart-slurmd", slurm)
-    assert [job.state for job in jobs_of("long_00000")] == ["CANCELLED", "NODE_FAIL", "COMPLETED"]
+    assert [job.state for job in jobs_of(cluster, "long_00000")] == ["CANCELLED", "NODE_FAIL", "COMPLETED"]
     assert "going on after" in (cluster / "logs/generate/long/00000.log").read_text()
-    assert contents(cluster / "results/long") == contents(local / "results/long")
+    assert contents(cluster / "results/long") == long_results
 
 
-def test_a_job_over_its_memory_is_tried_again_with_more(local, cluster):
-    before = jobs_of("long_00000")
+def test_a_job_over_its_memory_is_tried_again_with_more(long_results, cluster):
     library = cluster / "workflow/horizons/resources.py"
     estimate = library.read_text()
     assert "BASE_MB = 3000" in estimate
     library.write_text(estimate.replace("BASE_MB = 3000", "BASE_MB = 200"))
     with submitted(cluster, LONG):
         pass
-    *failed, last = jobs_of("long_00000")[len(before) :]
+    *failed, last = jobs_of(cluster, "long_00000")
     assert failed
     assert {job.state for job in failed} <= {"FAILED", "OUT_OF_MEMORY"}
     assert last.state == "COMPLETED"
@@ -185,4 +205,4 @@ def test_a_job_over_its_memory_is_tried_again_with_more(local, cluster):
     assert "xceeded memory limit" in "".join(
         (cluster / f"logs/slurm/rule_generate/long_00000/{job.id}.log").read_text() for job in failed
     )
-    assert contents(cluster / "results/long") == contents(local / "results/long")
+    assert contents(cluster / "results/long") == long_results
