@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"no {', '.join(MISSING)}; apt-get install --no-install-recommends slurm-wlm munge"
 )
 
+THROUGH_SLURM = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"]
 LONGEST = 1800  # seconds; a workflow that takes longer hangs
 LONG = "results/long/00000.json.gz"
 SLOWLY = """
@@ -101,7 +102,7 @@ def cluster(local, slurm, tmp_path):  # noqa: ARG001
 def submitted(folder, *arguments):
     """The workflow through the Slurm profile; only the looks at the queue are more frequent than there."""
     often = ["--slurm-init-seconds-before-status-checks", "1", "--slurm-keep-successful-logs"]
-    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", "--jobs", "2", *often, *arguments]
+    command = [*THROUGH_SLURM, "--jobs", "2", *often, *arguments]
     log = folder / "workflow.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -206,3 +207,11 @@ def test_a_job_over_its_memory_is_tried_again_with_more(long_results, cluster):
         (cluster / f"logs/slurm/rule_generate/long_00000/{job.id}.log").read_text() for job in failed
     )
     assert contents(cluster / "results/long") == long_results
+
+
+def test_what_a_job_asks_for_can_be_said_on_the_command_line(local):
+    resources = ["--resources", "gpu=2", "--set-resources", "generate:gpu=2", "generate:mem_mb=40000"]
+    command = [*THROUGH_SLURM, "--dry-run", *resources, "--", LONG]
+    run = subprocess.run(command, cwd=local, env=copy_environment(local), capture_output=True, text=True, check=True)
+    [asked] = {line for line in run.stdout.splitlines() if line.strip().startswith("resources: ")}
+    assert {"gpu=2", "mem_mb=40000"} <= set(asked.replace(",", "").split())
