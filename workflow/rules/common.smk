@@ -16,9 +16,17 @@ from horizons.config import (
 )
 from horizons.errors import UserError
 from horizons.prompts import require_samples
+from horizons.resources import memory_mb, run_minutes
 
 # Experiments with `save_logits: false` have results and nothing else; which rule makes them is decided by their names.
 WITHOUT_LOGITS = "|".join(map(re.escape, names_without_logits(Path("config"))))
+
+
+# On a cluster where the workflow was started: each takes seconds, once an experiment, and reads tables alone.
+localrules:
+    plot,
+    explorer,
+    summarize,
 
 
 ASKED_FOR = set()  # experiments

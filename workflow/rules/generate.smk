@@ -25,9 +25,13 @@ rule generate:
         "../envs/horizons.yaml"
     # One, so that the numbers are the same whatever --cores is; raise it with --set-threads for a large model on CPU.
     threads: 1
-    # So that jobs take turns on a machine's GPU; an experiment with `device: cpu` needs none.
     resources:
+        # So that jobs take turns on a machine's GPU; an experiment with `device: cpu` needs none.
         gpu=lambda wildcards: 0 if run_of(wildcards).config.model.device == "cpu" else 1,
+        # For a cluster: GPUs of one machine, and with each attempt more memory and time.
+        nodes=1,
+        mem_mb=lambda wildcards, attempt: attempt * memory_mb(run_of(wildcards).config),
+        runtime=lambda wildcards, attempt: attempt * run_minutes(run_of(wildcards).config),
     params:
         run=lambda wildcards: run_of(wildcards).to_dict(),
     script:
