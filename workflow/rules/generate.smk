@@ -25,7 +25,7 @@ rule generate:
         "../envs/horizons.yaml"
     # One, so that the numbers are the same whatever --cores is; raise it with --set-threads for a large model on CPU.
     threads: 1
-    # So that jobs take turns on a machine's GPU; an experiment with `device: cpu` needs none.
+    # So that jobs take turns on a machine's GPUs, of which each takes so many; an experiment with `device: cpu` needs none.
     resources:
         gpu=lambda wildcards: 0 if run_of(wildcards).config.model.device == "cpu" else 1,
     params:
