@@ -82,6 +82,15 @@ class Generation(Section):
         return self
 
 
+class Capture(Section):
+    """What is kept of the predictions; see docs/capture.md."""
+
+    mode: Literal["full", "top_k", "statistics"] = Field(
+        "full", description="All logits; the k largest with what makes them probabilities; or the statistics alone."
+    )
+    k: int = Field(64, description="How many logits of an entry top_k keeps.", ge=5)
+
+
 class Plots(Section):
     """What the figures show; a change redraws them and runs nothing again."""
 
@@ -99,6 +108,7 @@ class Experiment(Section):
     model: Model = Field(description=Model.__doc__)
     dataset: Dataset = Field(description=Dataset.__doc__)
     generation: Generation = Field(default_factory=Generation, description=Generation.__doc__)
+    capture: Capture = Field(default_factory=Capture, description=Capture.__doc__)
     plots: Plots = Field(default_factory=Plots, description=Plots.__doc__)
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default_factory=dict, description="Dotted keys to lists of values; the cross product is run, in this order."

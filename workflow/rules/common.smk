@@ -58,14 +58,30 @@ def run_of(wildcards) -> Run:
 
 def checkpoint_files(name: str) -> list[str]:
     """The files of a checkpoint in a local folder; none for one from the hub, whose commit is in the results."""
-    return sorted(str(path) for path in Path(name).glob("*") if path.suffix in (".json", ".safetensors"))
+    paths = sorted(str(path) for path in Path(name).glob("*") if path.suffix in (".json", ".safetensors"))
+    return [local(path) for path in paths]
+
+
+def pattern_of(output) -> str:
+    """The path of a rule's output as it stands there: what `expand` takes, also where results are kept elsewhere.
+
+    The provider of --default-storage-provider comes back to it when it is an input.
+    """
+    if not output.is_storage:
+        return output
+    return output.storage_object.query.removeprefix(workflow.storage_settings.default_storage_prefix).lstrip("/")
+
+
+def of_all_runs(output, experiment: str) -> list[str]:
+    """The paths of a rule's output for all runs of an experiment."""
+    return expand(pattern_of(output), experiment=experiment, run=runs_of(experiment))
 
 
 def targets_of(experiment: str) -> list[str]:
     """What an experiment is run for: its summary, which brings the plots; or without logits the results alone."""
     if experiment_of(experiment).generation.save_logits:
-        return expand(rules.summarize.output.summary, experiment=experiment)
-    return expand(rules.generate_tokens.output.results, experiment=experiment, run=runs_of(experiment))
+        return expand(pattern_of(rules.summarize.output.summary), experiment=experiment)
+    return of_all_runs(rules.generate_tokens.output.results, experiment)
 
 
 def points_of(experiment: str) -> dict[str, dict]:

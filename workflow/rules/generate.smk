@@ -6,7 +6,7 @@ Input: the prompts, and the checkpoint where it is a local folder. Output: the t
 
 rule generate:
     input:
-        prompts=lambda wildcards: run_of(wildcards).config.dataset.path,
+        prompts=lambda wildcards: local(run_of(wildcards).config.dataset.path),
         checkpoint=lambda wildcards: checkpoint_files(run_of(wildcards).config.model.name),
     output:
         multiext(
