@@ -15,6 +15,7 @@ from horizons.config import (
     require_experiment,
 )
 from horizons.errors import UserError
+from horizons.planning import missing_room
 from horizons.prompts import require_samples
 
 # Experiments with `save_logits: false` have results and nothing else; which rule makes them is decided by their names.
@@ -31,7 +32,8 @@ def experiment_of(experiment: str) -> Experiment:
     try:
         path = require_experiment(experiment, Path("config"))
         found = load_experiment(path)
-        require_samples(found, str(path))
+        if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
+            require_samples(found, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
     return found
@@ -99,6 +101,9 @@ onstart:
     for folder in (Path("results", experiment) for experiment in ASKED_FOR):
         if folder.exists() and not os.access(folder, os.W_OK):
             raise SystemExit(f"{folder}: can't be written to; is it, or its disk, read-only?")
+        here = not workflow.storage_settings.default_storage_provider
+        if here and (line := missing_room(experiment_of(folder.name), folder)):
+            logger.warning(line)
 
 
 def figure(name: str, question: str) -> str:
