@@ -45,6 +45,7 @@ def runs_of(experiment: str) -> dict[str, Run]:
     return {run.number: run for run in expand_runs(experiment_of(experiment))}
 
 
+@cache
 def samples_of(experiment: str) -> list[str]:
     """The question ids of the samples whose predictions are drawn token by token."""
     return require_samples(experiment_of(experiment), experiment)
@@ -58,6 +59,7 @@ def run_of(wildcards) -> Run:
     return runs[wildcards.run]
 
 
+@cache
 def checkpoint_files(name: str) -> list[str]:
     """The files of a checkpoint in a local folder; none for one from the hub, whose commit is in the results."""
     paths = sorted(str(path) for path in Path(name).glob("*") if path.suffix in (".json", ".safetensors"))
