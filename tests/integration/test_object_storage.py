@@ -89,7 +89,7 @@ def test_results_in_a_bucket_are_those_on_a_disk_and_nothing_of_the_repository_g
 def test_a_killed_job_and_a_killed_workflow_leave_nothing_in_the_bucket_and_the_next_one_goes_on(
     store, repository, tmp_path
 ):
-    write_experiment(repository, "small", sweep={}, dataset__limit=20, generation__max_tokens=64)
+    write_experiment(repository, "small", sweep={}, dataset__limit=8, generation__max_tokens=64)
     arguments = ["results/small/00000.json.gz", "--nolock"]
     for kill in (kill_job, kill_workflow):
         process = store.start(repository, *arguments)
