@@ -33,4 +33,4 @@ include: "workflow/rules/summarize.smk"
 
 rule all:
     input:
-        [targets_of(experiment) for experiment in config["experiments"]],
+        lambda wildcards: [target for experiment in config["experiments"] for target in targets_of(experiment)],

@@ -155,6 +155,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(repository):
     [line] = error_lines(log_of(repository, "generate"))
     assert line.endswith(" ERROR results/small/00000.safetensors: No space left on device")
     assert run.stderr.count(line.split(" ERROR ")[1]) == 1
+    assert run.stderr.count("will be written; its disk has 16.4 kB free") == 1  # and not at each job's own start
     assert "Traceback" not in run.stderr + log_of(repository, "generate")
 
 

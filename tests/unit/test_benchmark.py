@@ -15,4 +15,6 @@ def test_the_quick_benchmark_prints_and_writes_one_table(tmp_path):
     rows = pd.read_csv(tmp_path / "table.csv")
     assert printed.count("\n|") + 1 == len(rows) + 2
     assert (rows["ratio"] > 0).all()
-    assert {"generate, capture top_k", "open and read one sample", "measure_divergence, all columns"} <= set(rows["what"])
+    assert {"generate, capture top_k", "open and read one sample", "measure_divergence, all columns"} <= set(
+        rows["what"]
+    )

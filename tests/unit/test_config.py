@@ -63,6 +63,7 @@ def test_every_shipped_experiment_is_valid(path):
         ({"sweep": {"generation.heat": [1]}}, "generation.heat is not a known key"),
         ({"sweep": {"seed": []}}, "sweep.seed is []; "),
         ({"shards": 0}, "shards is 0; it must be greater than or equal to 1"),
+        ({"shards": 50_001, "sweep": {"seed": [1, 2]}}, "sweep and shards make 100,002 runs; the most is 100,000"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_value_and_remedy(sections, expected):

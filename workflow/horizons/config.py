@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -10,6 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from horizons.errors import UserError
+
+MAX_RUNS = 100_000  # those with numbers of five digits
 
 Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -212,6 +215,9 @@ def parse_experiment(content: dict[str, Any], source: str) -> Experiment:
         section = dotted.split(".")[0]
         if section in ("sweep", "shards", *LATER_SECTIONS) or dotted in ("generation.save_logits", "capture.mode"):
             raise UserError(f"{source}: sweep.{dotted}: this key can't be swept; make it an experiment of its own")
+    num_runs = experiment.shards * math.prod(map(len, experiment.sweep.values()))
+    if num_runs > MAX_RUNS:
+        raise UserError(f"{source}: sweep and shards make {num_runs:,} runs; the most is {MAX_RUNS:,}, so split it")
     for point in _points(experiment.sweep):
         _validate(_at_point(content, point), source)
     return experiment

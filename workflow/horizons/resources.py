@@ -13,7 +13,7 @@ from horizons.config import Dataset, Experiment
 from horizons.prompts import load_prompts
 
 BASE_MB = 3000  # Python with torch, its CUDA context, and the two Snakemakes of a cluster's job
-LOGITS_KEPT = 4  # timesteps: one computed, one being written, two waiting
+LOGITS_KEPT = 4  # timesteps: one computed, one being written, two waiting; a capture of less holds more of them
 START_MINUTES = 10  # imports, and weights read from a slow disk
 
 # Floating-point operations a second, of a GPU some years old and of one CPU thread, busy for a part of the time.
@@ -45,7 +45,8 @@ def memory_mb(config: Experiment) -> int:
         computed = "float32" if config.model.device == "cpu" else size.dtype
     copied = 0 if computed == size.dtype else size.weights * ITEMSIZE[computed] // ITEMSIZE[size.dtype]
     generation = config.generation
-    logits = LOGITS_KEPT * generation.batch_size * len(generation.horizons) * size.vocab_size * ITEMSIZE[computed]
+    kept = LOGITS_KEPT + (0 if config.capture.mode == "full" else max(generation.horizons))
+    logits = kept * generation.batch_size * len(generation.horizons) * size.vocab_size * ITEMSIZE[computed]
     return BASE_MB + math.ceil((size.weights + copied + logits) / 1e6)
 
 

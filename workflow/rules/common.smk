@@ -15,6 +15,7 @@ from horizons.config import (
     require_experiment,
 )
 from horizons.errors import UserError
+from horizons.planning import missing_room
 from horizons.prompts import require_samples
 from horizons.resources import memory_mb, run_minutes
 
@@ -39,7 +40,8 @@ def experiment_of(experiment: str) -> Experiment:
     try:
         path = require_experiment(experiment, Path("config"))
         found = load_experiment(path)
-        require_samples(found, str(path))
+        if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
+            require_samples(found, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
     return found
@@ -51,6 +53,7 @@ def runs_of(experiment: str) -> dict[str, Run]:
     return {run.number: run for run in expand_runs(experiment_of(experiment))}
 
 
+@cache
 def samples_of(experiment: str) -> list[str]:
     """The question ids of the samples whose predictions are drawn token by token."""
     return require_samples(experiment_of(experiment), experiment)
@@ -64,16 +67,33 @@ def run_of(wildcards) -> Run:
     return runs[wildcards.run]
 
 
+@cache
 def checkpoint_files(name: str) -> list[str]:
     """The files of a checkpoint in a local folder; none for one from the hub, whose commit is in the results."""
-    return sorted(str(path) for path in Path(name).glob("*") if path.suffix in (".json", ".safetensors"))
+    paths = sorted(str(path) for path in Path(name).glob("*") if path.suffix in (".json", ".safetensors"))
+    return [local(path) for path in paths]
+
+
+def pattern_of(output) -> str:
+    """The path of a rule's output as it stands there: what `expand` takes, also where results are kept elsewhere.
+
+    The provider of --default-storage-provider comes back to it when it is an input.
+    """
+    if not output.is_storage:
+        return output
+    return output.storage_object.query.removeprefix(workflow.storage_settings.default_storage_prefix).lstrip("/")
+
+
+def of_all_runs(output, experiment: str) -> list[str]:
+    """The paths of a rule's output for all runs of an experiment."""
+    return expand(pattern_of(output), experiment=experiment, run=runs_of(experiment))
 
 
 def targets_of(experiment: str) -> list[str]:
     """What an experiment is run for: its summary, which brings the plots; or without logits the results alone."""
     if experiment_of(experiment).generation.save_logits:
-        return expand(rules.summarize.output.summary, experiment=experiment)
-    return expand(rules.generate_tokens.output.results, experiment=experiment, run=runs_of(experiment))
+        return expand(pattern_of(rules.summarize.output.summary), experiment=experiment)
+    return of_all_runs(rules.generate_tokens.output.results, experiment)
 
 
 def points_of(experiment: str) -> dict[str, dict]:
@@ -91,6 +111,9 @@ onstart:
     for folder in (Path("results", experiment) for experiment in ASKED_FOR):
         if folder.exists() and not os.access(folder, os.W_OK):
             raise SystemExit(f"{folder}: can't be written to; is it, or its disk, read-only?")
+        here = not workflow.storage_settings.default_storage_provider
+        if here and (line := missing_room(experiment_of(folder.name), folder)):
+            logger.warning(line)
 
 
 def figure(name: str, question: str) -> str:

@@ -8,12 +8,10 @@ rule explorer:
     input:
         tables=rules.plot.input.tables,
         candidates=rules.plot.input.candidates,
-        results=lambda wildcards: expand(
-            rules.generate.output.results, run=points_of(wildcards.experiment), allow_missing=True
-        ),
-        page="workflow/report/explorer/explorer.html",
-        style="workflow/report/explorer/explorer.css",
-        script="workflow/report/explorer/explorer.js",
+        results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
+        page=local("workflow/report/explorer/explorer.html"),
+        style=local("workflow/report/explorer/explorer.css"),
+        script=local("workflow/report/explorer/explorer.js"),
     output:
         page=report(
             "results/{experiment}/explorer.html",

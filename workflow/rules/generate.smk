@@ -6,7 +6,7 @@ Input: the prompts, and the checkpoint where it is a local folder. Output: the t
 
 rule generate:
     input:
-        prompts=lambda wildcards: run_of(wildcards).config.dataset.path,
+        prompts=lambda wildcards: local(run_of(wildcards).config.dataset.path),
         checkpoint=lambda wildcards: checkpoint_files(run_of(wildcards).config.model.name),
     output:
         multiext(
@@ -26,7 +26,7 @@ rule generate:
     # One, so that the numbers are the same whatever --cores is; raise it with --set-threads for a large model on CPU.
     threads: 1
     resources:
-        # So that jobs take turns on a machine's GPU; an experiment with `device: cpu` needs none.
+        # So that jobs take turns on a machine's GPUs; an experiment with `device: cpu` needs none.
         gpu=lambda wildcards: 0 if run_of(wildcards).config.model.device == "cpu" else 1,
         # For a cluster: GPUs of one machine, and with each attempt more memory and time.
         nodes=1,

@@ -6,13 +6,9 @@ Input: the tables of all its runs, the texts of their tokens, and the style file
 
 rule plot:
     input:
-        tables=lambda wildcards: expand(
-            rules.divergence.output.table, run=points_of(wildcards.experiment), allow_missing=True
-        ),
-        candidates=lambda wildcards: expand(
-            rules.candidates.output.candidates, run=points_of(wildcards.experiment), allow_missing=True
-        ),
-        style="workflow/report/horizons.mplstyle",
+        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        candidates=lambda wildcards: of_all_runs(rules.candidates.output.candidates, wildcards.experiment),
+        style=local("workflow/report/horizons.mplstyle"),
     output:
         figure("divergence_by_horizon", "1. How far is a prediction from the final one?"),
         figure("divergence_by_position", "2. Where in the text do predictions differ?"),

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from horizons.devices import claim_devices
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        claim_devices(snakemake.resources.get("gpu", 0), snakemake.params.device)
+
         import torch
 
         from horizons.divergence import measure_divergence

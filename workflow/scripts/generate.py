@@ -2,16 +2,20 @@
 
 from pathlib import Path
 
+from horizons.config import Run
+from horizons.devices import claim_devices
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        run = Run.from_dict(snakemake.params.run)
+        claim_devices(snakemake.resources.get("gpu", 0), run.config.model.device)
+
         import torch
 
-        from horizons.config import Run
         from horizons.run import generate_run
 
         torch.set_num_threads(snakemake.threads)
         # Sharp attention leaves numbers below 1e-38, with which a CPU is several times slower; they become 0.
         torch.set_flush_denormal(True)
-        generate_run(Run.from_dict(snakemake.params.run), Path(snakemake.output.results))
+        generate_run(run, Path(snakemake.output.results))

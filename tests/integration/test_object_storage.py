@@ -1,0 +1,139 @@
+"""Results in an object store: a server that speaks the S3 protocol, on the loopback address."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import boto3
+import psutil
+import pytest
+from moto.server import ThreadedMotoServer
+
+from horizons.validation import validate_triple
+from support import contents, copy_environment, snakemake_command, write_experiment
+
+BUCKET, PREFIX = "bucket", "project"
+LONGEST = 1200  # seconds; a workflow that takes longer hangs
+
+
+class Store:
+    """The server, and what is in its bucket."""
+
+    def __init__(self, port):
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.credentials = {"AWS_ACCESS_KEY_ID": "anyone", "AWS_SECRET_ACCESS_KEY": "anything"}
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="anyone",
+            aws_secret_access_key="anything",
+        )
+        self.client.create_bucket(Bucket=BUCKET)
+
+    def objects(self, folder=""):
+        listed = self.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{PREFIX}/{folder}").get("Contents", [])
+        return [entry["Key"].removeprefix(f"{PREFIX}/") for entry in listed]
+
+    def unfinished_uploads(self):
+        return self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+
+    def download(self, folder, target):
+        for key in self.objects(folder):
+            path = target / Path(key).relative_to(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.client.download_file(BUCKET, f"{PREFIX}/{key}", str(path))
+        return target
+
+    def start(self, repository, *arguments):
+        """The workflow with its results in the store, in a process group of its own."""
+        options = ["--default-storage-provider", "s3", "--default-storage-prefix", f"s3://{BUCKET}/{PREFIX}"]
+        return subprocess.Popen(
+            snakemake_command(*arguments, *options, "--storage-s3-endpoint-url", self.endpoint),
+            cwd=repository,
+            env=copy_environment(repository) | self.credentials,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, repository, *arguments):
+        process = self.start(repository, *arguments)
+        _, stderr = process.communicate(timeout=LONGEST)
+        return process.returncode, stderr
+
+
+@pytest.fixture
+def store():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield Store(server.get_host_and_port()[1])
+    server.stop()
+
+
+def test_results_in_a_bucket_are_those_on_a_disk_and_nothing_of_the_repository_goes_there(
+    store, repository, finished, tmp_path
+):
+    returncode, stderr = store.run(repository, "results/small/summary.csv")
+    assert returncode == 0, stderr
+    assert {key.split("/")[0] for key in store.objects()} == {"results", "logs", "benchmarks"}
+    assert not (repository / "results").exists()
+    downloaded = store.download("results/small", tmp_path / "downloaded")
+    assert contents(downloaded) == contents(finished / "results/small")
+    assert [validate_triple(downloaded / f"{run}.json.gz") for run in ("00000", "00001")] == [[], []]
+
+
+def test_a_killed_job_and_a_killed_workflow_leave_nothing_in_the_bucket_and_the_next_one_goes_on(
+    store, repository, tmp_path
+):
+    write_experiment(repository, "small", sweep={}, dataset__limit=8, generation__max_tokens=64)
+    arguments = ["results/small/00000.json.gz", "--nolock"]
+    for kill in (kill_job, kill_workflow):
+        process = store.start(repository, *arguments)
+        [journal] = wait_for(lambda: begun(repository), process)
+        kill(process)
+        process.communicate(timeout=LONGEST)
+        assert process.returncode != 0
+        assert journal.exists()
+        assert store.objects("results") == []
+        assert store.unfinished_uploads() == []
+
+    returncode, stderr = store.run(repository, *arguments)
+    assert returncode == 0, stderr
+    downloaded = store.download("results/small", tmp_path / "downloaded")
+    assert sorted(contents(downloaded)) == ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
+    assert validate_triple(downloaded / "00000.json.gz") == []
+    log = store.download("logs/generate/small", tmp_path / "logs") / "00000.log"
+    assert "going on after" in log.read_text()
+
+
+def begun(repository):
+    """The journals that hold a finished batch."""
+    journals = (repository / ".snakemake/storage").rglob(".00000.json.gz.progress")
+    return [path for path in journals if len(path.read_text().splitlines()) > 1]
+
+
+def kill_job(workflow):
+    [job] = [
+        process
+        for process in psutil.Process(workflow.pid).children(recursive=True)
+        if process.name().startswith("python") and process.cmdline()[-1].endswith(".generate.py")
+    ]
+    job.send_signal(signal.SIGKILL)
+
+
+def kill_workflow(workflow):
+    os.killpg(workflow.pid, signal.SIGKILL)
+
+
+def wait_for(found, process):
+    """What is found as soon as anything is, while the workflow runs."""
+    end = time.monotonic() + LONGEST
+    while not (result := found()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return result
