@@ -6,6 +6,7 @@ python utils/load_saved_logits.py results/baseline/00000.json.gz
 import argparse
 import signal
 import sys
+from pathlib import Path
 
 from horizons.analysis import (
     analyze_divergence,
@@ -16,7 +17,7 @@ from horizons.analysis import (
     print_divergence_summary,
 )
 from horizons.errors import UserError
-from horizons.triple import SavedEntry, SavedLogits, load_entries
+from horizons.triple import SavedEntry, SavedLogits, export_pt, load_entries
 
 __all__ = [
     "analyze_divergence",
@@ -49,13 +50,19 @@ def main() -> None:
     parser.add_argument("results_file", metavar="FILE", help="results of a run, such as results/baseline/00000.json.gz")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="which sample, from 0 (default: 0)")
     parser.add_argument("--verbose", action="store_true", help="print every position, too")
+    parser.add_argument("--to-pt", type=Path, metavar="OUT", help="write all entries for torch.load instead")
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it quietly
     try:
+        if arguments.to_pt:
+            export_pt(arguments.results_file, arguments.to_pt)
+            return
         logits_data = load_logits_data(arguments.results_file)
         stats = analyze_divergence(logits_data, arguments.sample, verbose=arguments.verbose)
-    except (UserError, ValueError) as error:
-        sys.exit(f"{arguments.results_file}: {error}" if isinstance(error, ValueError) else str(error))
+    except (UserError, OSError) as error:
+        sys.exit(str(error))
+    except ValueError as error:
+        sys.exit(f"{arguments.results_file}: {error}")
     print_divergence_summary(stats)
     samples = len({entry["sample_idx"] for entry in logits_data})
     print(f"Sample {arguments.sample} of {samples}; --sample N shows another, from 0 to {samples - 1}")

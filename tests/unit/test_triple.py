@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from horizons.errors import UserError
 from horizons.layout import fields_of, safetensors_header
 from horizons.schedule import entries_of_sample
-from horizons.triple import load_entries, open_triple
+from horizons.triple import export_pt, load_entries, open_triple
 from support import random_samples, write_triple
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -160,3 +160,19 @@ def test_a_missing_logits_file_and_missing_results_are_one_line(tmp_path):
         open_triple(older_results(tmp_path, random_samples(1, 6, 11), "00000.safetensors"))
     with pytest.raises(UserError, match=r"nope\.json\.gz: not found"):
         open_triple(tmp_path / "nope.json.gz")
+
+
+def test_a_run_written_for_torch_load_has_the_same_entries(tmp_path):
+    samples = random_samples(2, 6, 11, torch.bfloat16)
+    results_file = write_triple(tmp_path, samples, 6)
+    (tmp_path / "elsewhere").mkdir()
+    export_pt(results_file, tmp_path / "elsewhere" / "00000.pt")
+    entries = torch.load(tmp_path / "elsewhere" / "00000.pt", weights_only=True)
+    assert [{key: entry[key] for key in entry if key != "logits"} for entry in entries] == open_triple(
+        results_file
+    ).metadata
+    assert torch.equal(
+        torch.stack([entry["logits"] for entry in entries]), torch.cat([logits for _, logits in samples])
+    )
+    with pytest.raises(UserError, match="is in the folder of the run"):
+        export_pt(results_file, tmp_path / "00000.pt")

@@ -392,3 +392,17 @@ def load_entries(results_file: str | Path) -> SavedLogits:
     """Every entry of a run, in the order of the file; no tensor is read before it is asked for. Raises UserError."""
     triple = open_triple(results_file)
     return SavedLogits(SavedEntry(metadata, triple, row) for row, metadata in enumerate(triple.metadata))
+
+
+def export_pt(results_file: str | Path, path: Path) -> None:
+    """Write the entries of a run for `torch.load`: a list of dicts, metadata with `logits` in the stored dtype.
+
+    All of it is held in memory. Raises UserError for a run without whole logits, or a path in the run's own folder,
+    where the file could be taken for the run's.
+    """
+    triple = open_triple(results_file)
+    if path.resolve().parent == triple.results_file.resolve().parent:
+        raise UserError(f"{path}: is in the folder of the run; write it somewhere else")
+    entries = [metadata | {"logits": triple.logits[row].clone()} for row, metadata in enumerate(triple.metadata)]
+    with replacing(path) as temporary:
+        torch.save(entries, temporary)
