@@ -209,9 +209,11 @@ def test_a_job_over_its_memory_is_tried_again_with_more(long_results, cluster):
     assert contents(cluster / "results/long") == long_results
 
 
-def test_what_a_job_asks_for_can_be_said_on_the_command_line(local):
+def test_what_a_job_asks_for_can_be_said_on_the_command_line(cluster):
     resources = ["--resources", "gpu=2", "--set-resources", "generate:gpu=2", "generate:mem_mb=40000"]
     command = [*THROUGH_SLURM, "--dry-run", *resources, "--", LONG]
-    run = subprocess.run(command, cwd=local, env=copy_environment(local), capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        command, cwd=cluster, env=copy_environment(cluster), capture_output=True, text=True, check=True
+    )
     [asked] = {line for line in run.stdout.splitlines() if line.strip().startswith("resources: ")}
     assert {"gpu=2", "mem_mb=40000"} <= set(asked.replace(",", "").split())
