@@ -97,6 +97,34 @@ def test_without_logits_only_the_results_are_written(workspace):
     assert "config/tokens.yaml: generation.save_logits is false" in failed.stderr
 
 
+def test_with_statistics_alone_the_tables_are_those_of_stored_logits(workspace):
+    write_experiment(workspace, "statistics", capture={"mode": "statistics"})
+    snakemake(workspace, "results/statistics/summary.csv")
+    for run in ("00000", "00001"):
+        found, expected = (
+            pd.read_csv(workspace / "results" / name / f"{run}.divergence.csv") for name in ("statistics", "small")
+        )
+        pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-6)
+    logits, statistics = (
+        (workspace / "results" / name / "00000.safetensors").stat().st_size for name in ("small", "statistics")
+    )
+    assert statistics < logits / 4
+
+
+def test_with_the_largest_logits_alone_everything_says_that_it_is_a_bound(workspace):
+    write_experiment(workspace, "top", capture={"mode": "top_k", "k": 8})
+    snakemake(workspace, "results/top/summary.csv")
+    bound, true = (pd.read_csv(workspace / "results" / name / "summary.csv") for name in ("top", "small"))
+    assert (bound["kl_lower_bound_mean"] <= true["kl_mean"] + 1e-6).all()
+    assert "kl_mean" not in bound
+    svg = (workspace / "results" / "top" / "plots" / "divergence_by_horizon.svg").read_text()
+    assert "KL divergence, lower bound (nats)" in svg
+    assert (
+        '"bounded":["kl","kl_reverse","js","entropy","final_token_rank"]'
+        in (workspace / "results" / "top" / "explorer.html").read_text()
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
