@@ -53,6 +53,7 @@ RESPONSE_LENGTH = 64
 LENGTH_RANGES = [(3, 8), (9, 14), (15, 20)]
 RANGE_STARTS = [0, 1500, 3000]
 RANGE_WEIGHTS = [1, 2, 3]  # longer lines take longer to learn
+SECOND_RUN_WEIGHTS = [3, 2, 1]  # where a run goes on from a finished one: what is new is learned on short lines, too
 FULL_RESPONSE_SHARE = 0.1  # batches whose responses are filled up to RESPONSE_LENGTH; in the others just past the end
 WARMUP_STEPS, DECAY_SHARE = 300, 0.4
 AVERAGE_DECAY = 0.999  # of the moving average of the weights that is exported
@@ -120,7 +121,7 @@ class Batches:
     def _range(self, step: int, rng: random.Random) -> tuple[int, int]:
         """The shortest and the longest line of a batch."""
         if self.all_ranges:
-            return rng.choice(LENGTH_RANGES)
+            return rng.choices(LENGTH_RANGES, SECOND_RUN_WEIGHTS)[0]
         begun = sum(start <= step for start in RANGE_STARTS)
         return rng.choices(LENGTH_RANGES[:begun], RANGE_WEIGHTS[:begun])[0]
 

@@ -336,6 +336,19 @@ def write_experiment(folder: Path, name: str, **changes: object) -> None:
     (folder / f"config/{name}.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
 
 
+SLOWLY = """
+import time
+add = Progress.add
+Progress.add = lambda self, tokens: (add(self, tokens), time.sleep(1))
+"""
+
+
+def slow_down(folder: Path) -> None:
+    """Have a generate job of a copy of the repository take a second a batch, on any machine, so that it can be hit."""
+    with (folder / "workflow/horizons/progress.py").open("a") as file:
+        file.write(SLOWLY)
+
+
 def snakemake_command(*arguments: str) -> list[str]:
     """The command that runs the workflow of the working folder on one core."""
     return [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]

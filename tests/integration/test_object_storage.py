@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from horizons.validation import validate_triple
-from support import contents, copy_environment, snakemake_command, write_experiment
+from support import contents, copy_environment, slow_down, snakemake_command, write_experiment
 
 BUCKET, PREFIX = "bucket", "project"
 LONGEST = 1200  # seconds; a workflow that takes longer hangs
@@ -90,6 +90,7 @@ def test_a_killed_job_and_a_killed_workflow_leave_nothing_in_the_bucket_and_the_
     store, repository, tmp_path
 ):
     write_experiment(repository, "small", sweep={}, dataset__limit=8, generation__max_tokens=64)
+    slow_down(repository)
     arguments = ["results/small/00000.json.gz", "--nolock"]
     for kill in (kill_job, kill_workflow):
         process = store.start(repository, *arguments)

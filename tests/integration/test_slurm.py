@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from support import REPOSITORY, contents, copy_environment, run_snakemake, write_experiment
+from support import REPOSITORY, contents, copy_environment, run_snakemake, slow_down, write_experiment
 
 DAEMONS = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 MISSING = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if shutil.which(tool, path=DAEMONS) is None]
@@ -25,11 +25,6 @@ pytestmark = pytest.mark.skipif(
 THROUGH_SLURM = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"]
 LONGEST = 1800  # seconds; a workflow that takes longer hangs
 LONG = "results/long/00000.json.gz"
-SLOWLY = """
-import time
-add = Progress.add
-Progress.add = lambda self, tokens: (add(self, tokens), time.sleep(1))
-"""
 
 
 class Job(NamedTuple):
@@ -93,8 +88,7 @@ def cluster(local, slurm, tmp_path):  # noqa: ARG001
     """
     without = shutil.ignore_patterns("results", "logs", "benchmarks", ".snakemake")
     folder = shutil.copytree(local, tmp_path / "repository", ignore=without)
-    with (folder / "workflow/horizons/progress.py").open("a") as file:
-        file.write(SLOWLY)
+    slow_down(folder)
     return folder
 
 
