@@ -85,17 +85,18 @@ def pattern_of(output) -> str:
 
 
 def of_all_runs(output, experiment: str) -> list[str]:
-    """The paths of a rule's output for all runs of an experiment."""
-    return expand(pattern_of(output), experiment=experiment, run=runs_of(experiment))
+    """The paths of a rule's output for all runs of an experiment, which must have logits."""
+    return expand(pattern_of(output), experiment=experiment, run=points_of(experiment))
 
 
 def targets_of(experiment: str) -> list[str]:
     """What an experiment is run for: its summary, which brings the plots; or without logits the results alone."""
     if experiment_of(experiment).generation.save_logits:
         return expand(pattern_of(rules.summarize.output.summary), experiment=experiment)
-    return of_all_runs(rules.generate_tokens.output.results, experiment)
+    return expand(pattern_of(rules.generate_tokens.output.results), experiment=experiment, run=runs_of(experiment))
 
 
+@cache
 def points_of(experiment: str) -> dict[str, dict]:
     """The swept values of each run by its number."""
     if not experiment_of(experiment).generation.save_logits:
