@@ -198,17 +198,20 @@ def test_one_prompt_that_does_not_fit_is_an_error_of_one_line():
 
 def test_entries_are_handed_over_in_order_and_once_for_each_sample():
     rows = {0: [], 1: [], 2: []}
+    committed = {0: [], 1: [], 2: []}
 
-    def on_entries(samples, first_entry, logits):
-        for sample, sample_logits in zip(samples, logits, strict=True):
+    def on_entries(samples, first_entry, logits, tokens):
+        for sample, sample_logits, token in zip(samples, logits, tokens.tolist(), strict=True):
             assert first_entry == len(rows[sample])
             rows[sample].extend(sample_logits.tolist())
+            committed[sample].append(token)
 
     settings = Generation(max_tokens=5, horizons=[1, 2, 4], batch_size=2)
     prompts = [[3, 4, 5], [6], [7, 8]]
     list(decode_in_batches(counting_model(), prompts, settings, [1, 2, 3], on_entries))
-    expected = [logits.tolist() for _, logits in generate(counting_model(), prompts, settings)]
-    assert [rows[sample] for sample in range(3)] == expected
+    expected = list(generate(counting_model(), prompts, settings))
+    assert [rows[sample] for sample in range(3)] == [logits.tolist() for _, logits in expected]
+    assert [committed[sample] for sample in range(3)] == [tokens.tolist() for tokens, _ in expected]
 
 
 def test_samples_that_are_done_are_left_out_and_the_others_stay_in_their_batches():
