@@ -7,7 +7,6 @@ the response masked with probability t, cross-entropy on the masked tokens weigh
 fine-tuning the prompt is never masked, and the response is filled up with end-of-text tokens that are learned too.
 
 A checkpoint beside the output lets an interrupted run go on to the same weights; a run that has ended only exports.
-With `--start` a second run goes on from the weights of a finished one, with a learning rate and tasks of its own.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tqdm import tqdm
 from transformers import AttentionInterface, LlamaForCausalLM
@@ -53,8 +52,8 @@ RESPONSE_LENGTH = 64
 LENGTH_RANGES = [(3, 8), (9, 14), (15, 20)]
 RANGE_STARTS = [0, 1500, 3000]
 RANGE_WEIGHTS = [1, 2, 3]  # longer lines take longer to learn
-SECOND_RUN_WEIGHTS = [3, 2, 1]  # where a run goes on from a finished one: what is new is learned on short lines, too
 FULL_RESPONSE_SHARE = 0.1  # batches whose responses are filled up to RESPONSE_LENGTH; in the others just past the end
+LEARNING_RATE, EMBEDDING_LEARNING_RATE = 0.02, 0.005
 WARMUP_STEPS, DECAY_SHARE = 300, 0.4
 AVERAGE_DECAY = 0.999  # of the moving average of the weights that is exported
 
@@ -111,19 +110,9 @@ def model_config() -> dict[str, object]:
 class Batches:
     """Training batches of token ids; batch number `step` depends on the seed and the step alone."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, seed: int, batch_size: int, task_weights: dict[str, float], all_ranges: bool
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, seed: int, batch_size: int) -> None:
         self.ids = tokenizer.get_vocab()
         self.seed, self.batch_size = seed, batch_size
-        self.task_weights, self.all_ranges = task_weights, all_ranges
-
-    def _range(self, step: int, rng: random.Random) -> tuple[int, int]:
-        """The shortest and the longest line of a batch."""
-        if self.all_ranges:
-            return rng.choices(LENGTH_RANGES, SECOND_RUN_WEIGHTS)[0]
-        begun = sum(start <= step for start in RANGE_STARTS)
-        return rng.choices(LENGTH_RANGES[:begun], RANGE_WEIGHTS[:begun])[0]
 
     def _encode(self, drawn: waiting_line.Example) -> tuple[list[int], list[int]]:
         words = drawn.message.replace(":", " :").split()
@@ -137,11 +126,12 @@ class Batches:
         All canvases of a batch have one length, filled up with end-of-text, so no attention mask is needed.
         """
         rng = random.Random(f"{self.seed} {step}")
-        shortest, longest = self._range(step, rng)
+        begun = sum(start <= step for start in RANGE_STARTS)
+        [(shortest, longest)] = rng.choices(LENGTH_RANGES[:begun], RANGE_WEIGHTS[:begun])
         full = rng.random() < FULL_RESPONSE_SHARE
         pairs = []
         for _ in range(self.batch_size):
-            [task] = rng.choices(list(self.task_weights), self.task_weights.values())
+            task = rng.choice(list(waiting_line.TASKS))
             drawn = waiting_line.example(task, rng.randint(shortest, longest), rng, held_out=False)
             pairs.append(self._encode(drawn))
         # An answer is at most one name longer than its line, and the longest prompt is 8 tokens of template, 8 of
@@ -196,12 +186,12 @@ def full_precision_attention(
     return attended.transpose(1, 2).contiguous(), None
 
 
-def build_optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the embeddings, the LM head and the norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or ".layers." not in name]
-    muon = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01)
-    adam = torch.optim.AdamW(others, lr=learning_rate / 4, betas=(0.9, 0.98), weight_decay=0.0)
+    muon = torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.01)
+    adam = torch.optim.AdamW(others, lr=EMBEDDING_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     return [muon, adam]
 
 
@@ -218,15 +208,12 @@ def train(arguments: argparse.Namespace, tokenizer: Tokenizer) -> LlamaForCausal
     config = llama_config(model_config())
     config._attn_implementation = "full_precision"
     model = LlamaForCausalLM(config).to(arguments.device)
-    if arguments.start:
-        model.load_state_dict(read_weights(arguments.start, model))
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE_DECAY)
     )
-    optimizers = build_optimizers(model, arguments.learning_rate)
+    optimizers = build_optimizers(model)
     initial_rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-    weights = dict.fromkeys(waiting_line.TASKS, 1.0) | dict(arguments.weight)
-    batches = Batches(tokenizer, arguments.seed, arguments.batch_size, weights, all_ranges=bool(arguments.start))
+    batches = Batches(tokenizer, arguments.seed, arguments.batch_size)
     first_step = 0
     if arguments.checkpoint.exists():
         state = torch.load(arguments.checkpoint, weights_only=True, map_location=arguments.device)
@@ -271,20 +258,6 @@ def train(arguments: argparse.Namespace, tokenizer: Tokenizer) -> LlamaForCausal
     return average.module
 
 
-def read_weights(folder: Path, model: LlamaForCausalLM) -> dict[str, torch.Tensor]:
-    """The weights of a finished run, under the names of `model`."""
-    weights = load_file(folder / "model.safetensors")
-    return {name: weights[llada_weight_name(name)] for name in model.state_dict()}
-
-
-def task_weight(text: str) -> tuple[str, float]:
-    """`shuffle=4` as its parts."""
-    task, _, weight = text.partition("=")
-    if task not in waiting_line.TASKS:
-        raise argparse.ArgumentTypeError(f"{task!r} is no task; there are {', '.join(waiting_line.TASKS)}")
-    return task, float(weight)
-
-
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
     """Write the checkpoint: config, weights and tokenizer, in the files the published LLaDA has."""
     output.mkdir(parents=True, exist_ok=True)
@@ -309,16 +282,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the default model on the waiting-line tasks.")
     parser.add_argument("--steps", type=int, default=20_000, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=0.02, help="of Muon (default: %(default)s)")
-    parser.add_argument(
-        "--weight",
-        type=task_weight,
-        nargs="+",
-        default=[],
-        metavar="TASK=WEIGHT",
-        help="how often a task is drawn, in proportion (default: 1)",
-    )
-    parser.add_argument("--start", type=Path, metavar="FOLDER", help="go on from the weights of a finished run")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
