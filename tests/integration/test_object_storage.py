@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 import boto3
@@ -32,6 +33,10 @@ class Store:
             aws_secret_access_key="anything",
         )
         self.client.create_bucket(Bucket=BUCKET)
+
+    def forget_everything(self):
+        """The server's objects are those of the process, and would be there for the next one."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/moto-api/reset", method="POST")).close()
 
     def objects(self, folder=""):
         listed = self.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{PREFIX}/{folder}").get("Contents", [])
@@ -70,7 +75,9 @@ class Store:
 def store():
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    yield Store(server.get_host_and_port()[1])
+    store = Store(server.get_host_and_port()[1])
+    yield store
+    store.forget_everything()
     server.stop()
 
 
