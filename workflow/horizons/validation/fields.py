@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from horizons.files import DTYPES
-from horizons.layout import DIVERGENCES, fields_of
+from horizons.layout import HEADER_NAMES, NUMBERS, fields_of
 from horizons.strict_json import shorten
 from horizons.validation.results import Promise
 
@@ -57,9 +57,8 @@ def expected_tensors(promise: Promise) -> tuple[dict[str, Any], int]:
     end = 0
     for field in fields_of(promise.mode, promise.k, promise.vocab_size, promise.dtype):
         begin, end = end, end + promise.num_entries * field.row_bytes
-        dtype = next(name for name, (torch_name, _) in DTYPES.items() if torch_name == field.dtype)
         shape = [promise.num_entries, *field.row_shape]
-        header[field.name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        header[field.name] = {"dtype": HEADER_NAMES[field.dtype], "shape": shape, "data_offsets": [begin, end]}
     return header, end
 
 
@@ -93,8 +92,8 @@ def _top_k_problems(fields: dict[str, np.ndarray], promise: Promise) -> Iterator
         yield row, f"its token_ids are {shorten(ids[row].tolist())}; expected each once"
     for row in _first(~(np.isfinite(logsumexp) & (logsumexp >= logits[:, 0] - ROUNDING))):
         yield row, f"logsumexp is {logsumexp[row]}; expected at least its largest logit, {logits[row, 0]}"
-    chosen, kept = _committed(promise)[:, None] == ids, logits
-    for row in _first(chosen & (kept != committed[:, None])):
+    chosen = _committed(promise)[:, None] == ids
+    for row in _first(chosen & (logits != committed[:, None])):
         yield row, f"committed_logit is {committed[row]}; its logits have another one for that token"
     for row in _first(~chosen.any(-1) & ~(committed <= logits[:, -1])):
         yield row, f"committed_logit is {committed[row]}; that token is not among the {promise.k} largest"
@@ -105,7 +104,7 @@ def _top_k_problems(fields: dict[str, np.ndarray], promise: Promise) -> Iterator
 
 
 def _statistics_problems(fields: dict[str, np.ndarray], promise: Promise) -> Iterator[tuple[int, str]]:
-    for name in (*DIVERGENCES, "entropy", "confidence", "margin", "final_token_probability", "final_token_rank"):
+    for name in NUMBERS:
         values = fields[name]
         highest = 1 if name in SHARES else math.log(2) if name == "js" else promise.vocab_size
         unlimited = name in ("kl", "kl_reverse", "margin")

@@ -8,7 +8,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from horizons.files import DTYPES, MAX_HEADER_SIZE
+from horizons.files import MAX_HEADER_SIZE
+from horizons.layout import HEADER_NAMES
 from horizons.strict_json import parse_json, shorten
 from horizons.validation.fields import check_fields, size_problems
 from horizons.validation.results import Promise
@@ -67,11 +68,10 @@ def _declared_size(header: dict[str, Any]) -> int:
 def _header_problems(header: dict[str, Any], promise: Promise) -> Iterator[str]:
     if header.pop("__metadata__", None) != {"format": "pt"}:
         yield "header: __metadata__ is not {'format': 'pt'}"
-    dtype = next(name for name, (torch_name, _) in DTYPES.items() if torch_name == promise.dtype)
     for row in range(promise.num_entries):
         key = promise.key(row)
         offsets = [row * promise.row_bytes, (row + 1) * promise.row_bytes]
-        expected = {"dtype": dtype, "shape": [promise.vocab_size], "data_offsets": offsets}
+        expected = {"dtype": HEADER_NAMES[promise.dtype], "shape": [promise.vocab_size], "data_offsets": offsets}
         if key not in header:
             yield f"has no tensor {key}"
             continue
