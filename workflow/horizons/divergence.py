@@ -92,7 +92,7 @@ def measure_sample(
     and memory does not grow with the sample. Raises UserError for a position without a final prediction.
     """
     rows = _rows_by_horizon(horizons, positions, len(token_ids))
-    final_rows(horizons, positions, len(token_ids))
+    rows[1] = final_rows(horizons, positions, len(token_ids))
     tokens = torch.as_tensor(token_ids)
     columns = {name: np.zeros(len(logits)) for name in [*NUMBERS, "top1_token_id"]}
     block_length = max(1, BLOCK_SIZE[torch.device(device).type] // logits.shape[1])
@@ -135,7 +135,7 @@ def final_rows(horizons: np.ndarray, positions: np.ndarray, max_tokens: int) -> 
 
 def _rows_by_horizon(horizons: np.ndarray, positions: np.ndarray, max_tokens: int) -> dict[int, np.ndarray]:
     """For each horizon the row (max_tokens,) that predicts each position, -1 where there is none."""
-    rows = {1: np.full(max_tokens, -1)} | {int(horizon): np.full(max_tokens, -1) for horizon in np.unique(horizons)}
+    rows = {int(horizon): np.full(max_tokens, -1) for horizon in np.unique(horizons)}
     for row, (horizon, position) in enumerate(zip(horizons, positions, strict=True)):
         rows[int(horizon)][position] = row
     return rows
