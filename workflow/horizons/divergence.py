@@ -19,9 +19,12 @@ from horizons.truncated import TopK, compare_top_k, describe_top_k
 
 INTEGERS = ["final_token_rank", "top1_token_id", "final_token_id"]
 
+# What `compare` says of a final prediction and itself.
+OF_THE_FINAL = {"kl": 0.0, "kl_reverse": 0.0, "js": 0.0, "top1_agreement": 1.0, "top5_agreement": 1.0}
+
 # Logits that a block of positions holds for one horizon. On a CPU the several passes over a block then stay in the
 # processor's cache; a GPU wants more to do at a time.
-BLOCK_SIZE = {"cpu": 2**18, "cuda": 2**26}
+BLOCK_SIZE = {"cpu": 2**20, "cuda": 2**26}
 
 
 def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.DataFrame:
@@ -34,6 +37,9 @@ def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.Data
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"divergence.device is {device!r}; this machine has no CUDA device")
+    # glibc keeps as much freed memory at hand as the largest block freed so far, and asks the kernel anew for all
+    # beyond; without this block, of the largest size it minds, the tensors of each step are paid for page by page.
+    torch.empty(31 * 2**20, dtype=torch.uint8)
     triple = open_triple(results_file)
     eos_token_ids = triple.saved.get("eos_token_ids", [])
     tables = []
@@ -104,11 +110,12 @@ def measure_sample(
             if not len(present):
                 continue
             entries = rows[horizon][block][present]
-            predictions = summarize_logits(logits[torch.from_numpy(entries)].to(device))
+            predictions = summarize_logits(logits.index_select(0, torch.from_numpy(entries)).to(device))
             if finals is None:
                 finals, final_positions = predictions, present
-            which = torch.from_numpy(np.searchsorted(final_positions, present)).to(device)
-            matching = finals if len(which) == len(final_positions) else finals.rows(which)
+            which = np.searchsorted(final_positions, present)
+            contiguous = which[-1] - which[0] + 1 == len(which)  # as they are, but in files of other writers
+            matching = finals.rows(slice(which[0], which[-1] + 1) if contiguous else torch.from_numpy(which).to(device))
             numbers = numbers_of(predictions, matching, tokens[block][present].to(device), horizon)
             for name, values in numbers.items():
                 columns[name][entries] = values.cpu().numpy()
@@ -117,10 +124,11 @@ def measure_sample(
 
 def numbers_of(predictions: Summary, finals: Summary, token_ids: torch.Tensor, horizon: int) -> dict[str, torch.Tensor]:
     """The numbers (n,) of n predictions of one horizon, their final predictions and the committed tokens (n,)."""
-    numbers = compare(predictions, finals) | describe(predictions, token_ids)
     if horizon == 1:
-        numbers["js"].zero_()  # rounding leaves 1e-7 of a prediction's distance from itself
-    return numbers
+        compared = {name: torch.full_like(predictions.entropy, value) for name, value in OF_THE_FINAL.items()}
+    else:
+        compared = compare(predictions, finals)
+    return compared | describe(predictions, token_ids)
 
 
 def final_rows(horizons: np.ndarray, positions: np.ndarray, max_tokens: int) -> np.ndarray:

@@ -72,50 +72,55 @@ class Summary(NamedTuple):
     entropy: torch.Tensor  # (n,), nats
     top_logits: torch.Tensor  # (n, k), the largest, not centred, descending
     top_ids: torch.Tensor  # (n, k), among equals the lower id first
+    scratch: torch.Tensor  # (n, vocab_size), to be overwritten; fresh memory costs a CPU more than a product does
 
-    def rows(self, index: torch.Tensor) -> "Summary":
-        """Some of the predictions."""
+    def rows(self, index: torch.Tensor | slice) -> "Summary":
+        """Some of the predictions; views of them for a slice."""
         return Summary(*(values[index] for values in self))
 
 
 def summarize_logits(logits: torch.Tensor) -> Summary:
     """Logits (n, vocab_size) of any dtype, taken in float32 -> what `describe` and `compare` need of them."""
-    logits = logits.float()
-    top_logits, top_ids = top_candidates(logits)
-    centred = logits - top_logits[:, :1]
-    probabilities = centred.exp()
-    total = probabilities.sum(-1, keepdim=True)
-    probabilities /= total
-    log_normalizer = total.log().squeeze(-1)
-    spread = log_normalizer - _dot(probabilities, centred)
+    centred = logits.to(torch.float32, copy=True)
+    top_logits, top_ids = top_candidates(centred)
+    centred -= top_logits[:, :1]
+    probabilities = centred.softmax(-1)
+    # softmax adds up in one long chain, see `_dot`; what it takes for their sum is off by 1e-5.
+    probabilities /= probabilities.sum(-1, keepdim=True)
+    log_normalizer = -probabilities.gather(-1, top_ids[:, :1]).squeeze(-1).log()
+    scratch = torch.empty_like(centred)
+    spread = log_normalizer - _dot(probabilities, centred, scratch)
     spread = _recompute(spread, lambda rows: entropy(logits[rows]))
-    return Summary(centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids)
+    return Summary(centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids, scratch)
 
 
 def describe(predictions: Summary, token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """What n predictions say by themselves and of the tokens committed, token_ids (n,): each number (n,)."""
     chosen = predictions.logits.gather(-1, token_ids[:, None])
+    # Compared into numbers, for comparing into bool and adding it up are both several times slower on a CPU.
+    above = torch.gt(predictions.logits, chosen, out=predictions.scratch)
     best = predictions.top_logits
     return {
         "entropy": predictions.entropy,
         "confidence": (-predictions.log_normalizer).exp(),
         "margin": best[:, 0] - best[:, 1] if best.shape[1] > 1 else torch.full_like(best[:, 0], math.inf),
         "final_token_probability": predictions.probabilities.gather(-1, token_ids[:, None]).squeeze(-1),
-        "final_token_rank": (predictions.logits > chosen).sum(-1),
+        "final_token_rank": above.sum(-1).long(),
         "top1_token_id": predictions.top_ids[:, 0],
     }
 
 
 def compare(predictions: Summary, finals: Summary) -> dict[str, torch.Tensor]:
     """n predictions with the n final predictions of their positions: each number (n,), divergences in nats."""
-    p, q = predictions.probabilities, finals.probabilities
+    p, q, scratch = predictions.probabilities, finals.probabilities, predictions.scratch
     difference = predictions.logits - finals.logits
     shift = predictions.log_normalizer - finals.log_normalizer
-    kl = _dot(p, difference) - shift
-    kl_reverse = shift - _dot(q, difference)
+    kl = _dot(p, difference, scratch) - shift
+    kl_reverse = shift - _dot(q, difference, scratch)
     # The floor keeps the logarithm finite where both are 0; what it adds is below 1e-30.
-    middle = (p + q).mul_(0.5).clamp_(min=torch.finfo(p.dtype).tiny)
-    js = -_dot(middle, middle.log()) - (predictions.entropy + finals.entropy) / 2
+    both = torch.add(p, q, out=scratch).clamp_(min=torch.finfo(p.dtype).tiny)
+    surprise = torch.log(both, out=difference)
+    js = math.log(2) - (surprise.mul_(both).sum(-1) + predictions.entropy + finals.entropy) / 2
 
     def exactly(function, first, second):  # noqa: ANN001, ANN202
         return lambda rows: function(first.logits[rows], second.logits[rows])
@@ -152,24 +157,25 @@ def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     inside = torch.arange(TOP_BLOCK, device=logits.device)
     candidates = (best_blocks[:, :, None] * TOP_BLOCK + inside).flatten(1)
     rest = torch.arange(whole, vocab_size, device=logits.device).expand(n, -1)
-    candidates = torch.cat([candidates.sort(-1).values, rest], dim=-1)
-    values = logits.gather(-1, candidates)
+    candidates = torch.cat([candidates, rest], dim=-1)
+    ids = candidates.gather(-1, logits.gather(-1, candidates).topk(k).indices).sort(-1).values
+    values = logits.gather(-1, ids)
     order = _sorted_ids(values, k)
-    values, ids = values.gather(-1, order), candidates.gather(-1, order)
-    unsure = (maxima[:, -1] >= values[:, 4]).nonzero().squeeze(-1)
+    values, ids = values.gather(-1, order), ids.gather(-1, order)
+    unsure = (torch.maximum(maxima[:, -1], values[:, -1]) >= values[:, 4]).nonzero().squeeze(-1)
     if len(unsure):
         ids[unsure] = _sorted_ids(logits[unsure], k)
         values[unsure] = logits[unsure].gather(-1, ids[unsure])
     return values, ids
 
 
-def _dot(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Dot product of each row, (n, vocab_size) twice -> (n,).
+def _dot(first: torch.Tensor, second: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+    """Dot product of each row, (n, vocab_size) twice -> (n,); overwrites `scratch`, of the same shape.
 
     Not by a matrix product: those add up float32 in one long chain, which over a real vocabulary is off by 1e-4 and
     more; `sum` adds up in a cascade.
     """
-    return (first * second).sum(-1)
+    return torch.mul(first, second, out=scratch).sum(-1)
 
 
 def _recompute(values: torch.Tensor, exact) -> torch.Tensor:  # noqa: ANN001
