@@ -1,6 +1,7 @@
 """The triple on disk, by the format's own readers, and older files."""
 
 import gzip
+import hashlib
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from horizons.errors import UserError
 from horizons.layout import fields_of, safetensors_header
 from horizons.schedule import entries_of_sample
-from horizons.triple import export_pt, load_entries, open_triple
+from horizons.triple import TripleWriter, export_pt, load_entries, open_triple
 from support import random_samples, write_triple
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -71,6 +72,58 @@ def test_the_same_content_is_the_same_bytes(tmp_path):
         contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert contents[0] == contents[1]
     assert sorted(contents[0]) == ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
+
+
+def in_one_go(writer, logits):
+    with writer:
+        writer.write_logits([0, 1], 0, logits)
+        writer.finish({"outputs": [{}, {}]}, {})
+
+
+def timestep_by_timestep(writer, logits):
+    with writer:
+        for first in range(0, len(writer.entries), 5):
+            writer.write_logits([1, 0], first, logits[[1, 0], first : first + 5])
+        writer.finish({"outputs": [{}, {}]}, {})
+
+
+def backwards(writer, logits):
+    with writer:
+        for entry in reversed(range(len(writer.entries))):
+            writer.write_logits([0, 1], entry, logits[:, entry : entry + 1])
+        writer.finish({"outputs": [{}, {}]}, {})
+
+
+def twice(writer, logits):
+    with writer:
+        writer.write_logits([0, 1], 0, torch.zeros_like(logits))
+        writer.write_logits([0, 1], 0, torch.zeros_like(logits[:, :9]))
+        writer.write_logits([0], 0, logits[:1])
+        writer.write_logits([1], 0, logits[1:])
+        writer.finish({"outputs": [{}, {}]}, {})
+
+
+def by_a_writer_that_goes_on(writer, logits):
+    with writer:
+        writer.write_logits([0, 1], 0, logits)
+    assert writer.resume()
+    with writer:
+        writer.write_logits([1], 0, logits[1:])
+        writer.finish({"outputs": [{}, {}]}, {})
+
+
+@pytest.mark.parametrize("write", [in_one_go, timestep_by_timestep, backwards, twice, by_a_writer_that_goes_on])
+def test_in_whatever_order_rows_are_written_file_and_checksum_are_the_same(tmp_path, monkeypatch, write):
+    monkeypatch.setattr("horizons.triple.MAX_CACHED", 1000)
+    logits = torch.stack([logits for _, logits in random_samples(2, 10, 23)])
+    results_file = tmp_path / "00000.json.gz"
+    write(TripleWriter(results_file, ["q0", "q1"], [3, 3], 23, torch.float32, 10, [1, 2, 4, 8]), logits)
+    data = (tmp_path / "00000.safetensors").read_bytes()
+    start, size = len(data) - logits.nbytes, logits[0].nbytes
+    assert data[start:] == logits.numpy().tobytes()
+    digests = [hashlib.sha256(data[at : at + size]).digest() for at in (start, start + size)]
+    expected = hashlib.sha256(data[:start] + b"".join(digests)).hexdigest()
+    assert open_triple(results_file).saved["checksums"]["logits"] == expected
 
 
 def test_no_file_of_the_triple_appears_when_writing_fails(tmp_path):

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -102,6 +102,19 @@ def results_checksum(results: dict[str, Any]) -> str:
     checksums = {name: value for name, value in saved["checksums"].items() if name != "results"}
     content = results | {"saved_logits_metadata": saved | {"checksums": checksums}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def checksum_of_parts(header: bytes, digests: Iterable[bytes]) -> str:
+    """The checksum of a logits file, in hexadecimal: the SHA-256 of its header and of the digests of its parts.
+
+    A part is what one sample has of one tensor of the file, or in `full` mode of all, its digest the SHA-256 of those
+    bytes; parts come in the order of the file. So the checksum can be taken while the samples of a batch are written
+    side by side, and nothing has to be read again.
+    """
+    total = hashlib.sha256(header)
+    for digest in digests:
+        total.update(digest)
+    return total.hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """The three files of a run: results, logits and their metadata; written together, read mapped."""
 
+import hashlib
 import json
 import mmap
 import os
@@ -17,6 +18,7 @@ import torch
 from horizons.errors import UserError, first_line
 from horizons.files import (
     DTYPES,
+    checksum_of_parts,
     dump_results,
     entry_key,
     flush,
@@ -32,6 +34,9 @@ from horizons.files import (
 )
 from horizons.layout import data_offsets, fields_of, safetensors_header
 from horizons.schedule import entries_of_sample
+
+MAX_CACHED = 2**26  # bytes of a run's logits that may lie in the page cache before they begin to go to the disk
+READ_SIZE = 2**20
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -70,7 +75,10 @@ class TripleWriter:
         self._header = safetensors_header(mode, fields, len(question_ids), len(self.entries))
         self._offsets = data_offsets(fields, self.num_entries)
         self._file_size = len(self._header) + self.num_entries * sum(field.row_bytes for field in fields)
+        self._hashing: dict[tuple[str, int], tuple[int, Any]] = {}  # entries so far, and the SHA-256 of their rows
+        self._digests: dict[tuple[str, int], bytes] = {}
         self._descriptor: int | None = None
+        self._cached = 0  # bytes written since the page cache was let go
         self._resume = False
 
     def __enter__(self) -> Self:
@@ -113,19 +121,64 @@ class TripleWriter:
         fits = values.shape[0] == len(samples) and first_entry + values.shape[1] <= len(self.entries)
         if not fits or tuple(values.shape[2:]) != field.row_shape:
             raise ValueError(f"{name} {tuple(values.shape)} from entry {first_entry} do not fit {self.logits_file}")
-        begin = len(self._header) + self._offsets[name]
         for sample, rows in zip(samples, values.to(getattr(torch, field.dtype)), strict=True):
             data = memoryview(rows.contiguous().flatten().view(torch.uint8).numpy()).cast("B")
-            offset = begin + (sample * len(self.entries) + first_entry) * field.row_bytes
-            with naming(self.logits_file):
-                while data:
-                    written = os.pwrite(self._descriptor, data, offset)
-                    data, offset = data[written:], offset + written
+            self._write(data, self._offset(name, sample) + first_entry * field.row_bytes)
+            self._hash(name, sample, first_entry, len(rows), data)
+
+    def _offset(self, name: str, sample: int) -> int:
+        """Where in the file the rows of a sample begin."""
+        row = sample * len(self.entries)
+        return len(self._header) + self._offsets[name] + row * self.fields[name].row_bytes
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        self._cached += len(data)
+        with naming(self.logits_file):
+            while data:
+                written = os.pwrite(self._descriptor, data, offset)
+                data, offset = data[written:], offset + written
+        if self._cached >= MAX_CACHED and hasattr(os, "posix_fadvise"):
+            # Begins to bring it to the disk, and lets go of what is there: the memory a run takes stays the same and
+            # little is left to wait for at its end.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._cached = 0
+
+    def _hash(self, name: str, sample: int, first_entry: int, num_entries: int, data: memoryview) -> None:
+        """Take the digest of a sample's rows as they come; one whose rows come in another order is left for later."""
+        hashed, digest = (0, hashlib.sha256()) if first_entry == 0 else self._hashing.pop((name, sample), (None, None))
+        self._digests.pop((name, sample), None)
+        if hashed != first_entry:
+            return
+        digest.update(data)
+        hashed += num_entries
+        if hashed == len(self.entries):
+            self._digests[name, sample] = digest.digest()
+        else:
+            self._hashing[name, sample] = hashed, digest
+
+    def _checksum(self) -> str:
+        """The checksum of the logits file: see `checksum_of_parts`."""
+        parts = [(name, sample) for name in self.fields for sample in range(len(self.question_ids))]
+        return checksum_of_parts(self._header, (self._digests.get(part) or self._read_digest(*part) for part in parts))
+
+    def _read_digest(self, name: str, sample: int) -> bytes:
+        """The digest of rows that an earlier job wrote."""
+        digest = hashlib.sha256()
+        offset = self._offset(name, sample)
+        end = offset + len(self.entries) * self.fields[name].row_bytes
+        with naming(self.logits_file):
+            while offset < end:
+                data = os.pread(self._descriptor, min(READ_SIZE, end - offset), offset)
+                if not data:
+                    raise UserError(f"{self.logits_file}: became shorter while it was written; run it again")
+                digest.update(data)
+                offset += len(data)
+        return digest.digest()
 
     def flush(self) -> None:
         """Bring the logits written so far to the disk."""
         with naming(self.logits_file):
-            os.fdatasync(self._descriptor)
+            os.fsync(self._descriptor)
 
     def finish(self, results: dict[str, Any], description: dict[str, Any]) -> None:
         """Write the metadata and the results, then give all three files their names.
@@ -150,7 +203,7 @@ class TripleWriter:
             **description,
             "checksums": {
                 "algorithm": "sha256",
-                "logits": sha256(temporary_path(self.logits_file)),
+                "logits": self._checksum(),
                 "metadata": sha256(temporary_path(self.metadata_file)),
             },
         }

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from horizons.files import DTYPES
+from horizons.files import DTYPES, checksum_of_parts
 from horizons.layout import HEADER_NAMES, NUMBERS, fields_of
 from horizons.strict_json import shorten
 from horizons.validation.results import Promise
@@ -38,11 +38,27 @@ def check_fields(
         check = _top_k_problems if promise.mode == "top_k" else _statistics_problems
         for row, problem in check(fields, promise):
             yield f"{promise.key(row)}: {problem}"
-        checksum = hashlib.sha256(content).hexdigest()
+        checksum = checksum_of_parts(content[:data_offset], _digests(content, data_offset, expected, promise))
         del fields
+    yield from checksum_problems(checksum, promise)
+
+
+def _digests(content: mmap.mmap, data_offset: int, header: dict[str, Any], promise: Promise) -> Iterator[bytes]:
+    """The SHA-256 of what each sample has of each tensor, in the order of the file."""
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = (data_offset + offset for offset in tensor["data_offsets"])
+        part = (end - begin) // len(promise.samples)
+        for start in range(begin, end, part):
+            yield hashlib.sha256(content[start : start + part]).digest()
+
+
+def checksum_problems(checksum: str, promise: Promise) -> Iterator[str]:
+    """Whether the file has not the checksum it was written with."""
     if checksum != promise.logits_checksum:
         wanted = shorten(promise.logits_checksum)
-        yield f"its bytes are not those it was written with; their SHA-256 is {checksum}, expected {wanted}"
+        yield f"its bytes are not those it was written with; their checksum is {checksum}, expected {wanted}"
 
 
 def size_problems(size: int, expected: int) -> Iterator[str]:

@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from horizons.files import MAX_HEADER_SIZE
+from horizons.files import MAX_HEADER_SIZE, checksum_of_parts
 from horizons.layout import HEADER_NAMES
 from horizons.strict_json import parse_json, shorten
-from horizons.validation.fields import check_fields, size_problems
+from horizons.validation.fields import check_fields, checksum_problems, size_problems
 from horizons.validation.results import Promise
 
 CHUNK_SIZE = 2**20  # bytes looked at together; as many as stay in a processor's cache between hashing and looking
@@ -85,23 +85,30 @@ def _header_problems(header: dict[str, Any], promise: Promise) -> Iterator[str]:
 
 def _data_problems(file: IO[bytes], data_offset: int, promise: Promise) -> Iterator[str]:
     """One pass over the file, its checksum beside the check of each row."""
-    digest = hashlib.sha256(file.read(data_offset))
+    header = file.read(data_offset)
+    digests = []
     rows_at_once = max(1, CHUNK_SIZE // promise.row_bytes)
     buffer = memoryview(bytearray(rows_at_once * promise.row_bytes))
-    for first in range(0, promise.num_entries, rows_at_once):
-        chunk = buffer[: min(rows_at_once, promise.num_entries - first) * promise.row_bytes]
-        if file.readinto(chunk) != len(chunk):
-            yield "became shorter while it was read"
-            return
-        digest.update(chunk)
-        rows = np.frombuffer(chunk, dtype=f"<i{promise.row_bytes // promise.vocab_size}")
-        rows = rows.reshape(-1, promise.vocab_size)
-        yield from _number_problems(rows, first, promise)
-        if promise.greedy:
-            yield from _token_problems(rows, first, promise)
-    if digest.hexdigest() != promise.logits_checksum:
-        expected = shorten(promise.logits_checksum)
-        yield f"its bytes are not those it was written with; their SHA-256 is {digest.hexdigest()}, expected {expected}"
+    entries = len(promise.entries)
+    for sample in range(len(promise.samples)):
+        digest = hashlib.sha256()
+        for first in range(0, entries, rows_at_once):
+            chunk = buffer[: min(rows_at_once, entries - first) * promise.row_bytes]
+            if file.readinto(chunk) != len(chunk):
+                yield "became shorter while it was read"
+                return
+            digest.update(chunk)
+            yield from _row_problems(chunk, sample * entries + first, promise)
+        digests.append(digest.digest())
+    yield from checksum_problems(checksum_of_parts(header, digests), promise)
+
+
+def _row_problems(chunk: memoryview, first: int, promise: Promise) -> Iterator[str]:
+    """The problems of whole rows, the first of them that of entry `first`."""
+    rows = np.frombuffer(chunk, dtype=f"<i{promise.row_bytes // promise.vocab_size}").reshape(-1, promise.vocab_size)
+    yield from _number_problems(rows, first, promise)
+    if promise.greedy:
+        yield from _token_problems(rows, first, promise)
 
 
 def _number_problems(rows: np.ndarray, first: int, promise: Promise) -> Iterator[str]:
