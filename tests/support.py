@@ -1,6 +1,7 @@
 """What several tests need: small checkpoints, made-up models, triples."""
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -106,6 +107,14 @@ def write_triple(
             writer.write_logits([number], 0, logits[None])
         writer.finish(results, description)
     return results_file
+
+
+def logits_checksum(data: bytes, num_samples: int) -> str:
+    """The checksum that the content of a file of whole logits should have, worked out from its bytes alone."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    size = (len(data) - start) // max(num_samples, 1)
+    samples = [data[at : at + size] for at in range(start, len(data), max(size, 1))]
+    return hashlib.sha256(data[:start] + b"".join(hashlib.sha256(sample).digest() for sample in samples)).hexdigest()
 
 
 def random_samples(

@@ -190,6 +190,7 @@ def test_a_second_workflow_says_why_it_cannot_start_and_a_killed_ones_lock_can_b
         wait_for(lambda: list((repository / ".snakemake/locks").glob("*")), process)
         os.killpg(process.pid, signal.SIGSTOP)  # it must not be done before the second has started
         second = run_snakemake(repository, "results/small/summary.csv")
+        assert process.poll() is None
     assert second.returncode == 1
     assert "Directory cannot be locked" in second.stderr
     assert "--unlock" in second.stderr

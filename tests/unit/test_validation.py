@@ -17,7 +17,7 @@ import torch
 from horizons.errors import UserError
 from horizons.files import results_checksum
 from horizons.validation import report_on, validate_triple
-from support import random_samples, write_triple
+from support import logits_checksum, random_samples, write_triple
 
 MAX_TOKENS, VOCAB_SIZE, ENTRIES = 6, 17, 6 + 5 + 3
 
@@ -29,13 +29,6 @@ def results_file(tmp_path):
 
 def read_results(path):
     return json.loads(gzip.decompress(path.read_bytes()))
-
-
-def logits_checksum(data, num_samples):
-    start = 8 + int.from_bytes(data[:8], "little")
-    size = (len(data) - start) // max(num_samples, 1)
-    samples = [data[at : at + size] for at in range(start, len(data), max(size, 1))]
-    return hashlib.sha256(data[:start] + b"".join(hashlib.sha256(sample).digest() for sample in samples)).hexdigest()
 
 
 def write_results(path, results, forge=True):
