@@ -15,6 +15,7 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
@@ -47,14 +48,25 @@ MASK_TOKEN_ID = 126  # like LLaDA's, a token that the tokenizer does not know
 VOCAB_SIZE = 128
 RESPONSE_LENGTH = 64
 
-# A batch takes its lines from one of these ranges of lengths, so that a short line does not pay for a long one. Short
-# lines teach how to find a position, far faster; each range joins in at its step.
+# A batch takes its lines from one of these ranges of lengths, so that a short line does not pay for a long one.
 LENGTH_RANGES = [(3, 8), (9, 14), (15, 20)]
-RANGE_STARTS = [0, 1500, 3000]
-RANGE_WEIGHTS = [1, 2, 3]  # longer lines take longer to learn
+# From which step on, how often each of the ranges, and how often each task, those not named once. Short lines teach how
+# to find a position, far faster; which names are used already is learned before what stands at which number.
+USED_NAMES = {"sort": 3, "shuffle": 3}
+NUMBERS = {"sort": 2, "shuffle": 2, "replace": 3, "remove": 3, "insert": 3}
+ALL_BUT_COPY = {"reverse": 2, "sort": 3, "shuffle": 2, "replace": 3, "remove": 2, "insert": 3}
+CURRICULUM = [
+    (0, [1, 0, 0], USED_NAMES),
+    (1500, [1, 2, 0], USED_NAMES),
+    (3000, [1, 2, 3], USED_NAMES),
+    (8500, [2, 1, 1], NUMBERS),
+    (11_000, [1, 2, 2], ALL_BUT_COPY),
+    (13_000, [1, 2, 3], ALL_BUT_COPY),
+]
 FULL_RESPONSE_SHARE = 0.1  # batches whose responses are filled up to RESPONSE_LENGTH; in the others just past the end
 LEARNING_RATE, EMBEDDING_LEARNING_RATE = 0.02, 0.005
-WARMUP_STEPS, DECAY_SHARE = 300, 0.4
+# The share of the learning rate by step, linear in between.
+SCHEDULE = {0: 0.0, 300: 1.0, 6000: 1.0, 8500: 0.8, 9500: 0.55, 11_000: 0.45, 19_000: 0.0}
 AVERAGE_DECAY = 0.999  # of the moving average of the weights that is exported
 
 
@@ -126,12 +138,12 @@ class Batches:
         All canvases of a batch have one length, filled up with end-of-text, so no attention mask is needed.
         """
         rng = random.Random(f"{self.seed} {step}")
-        begun = sum(start <= step for start in RANGE_STARTS)
-        [(shortest, longest)] = rng.choices(LENGTH_RANGES[:begun], RANGE_WEIGHTS[:begun])
+        _, range_weights, task_weights = [phase for phase in CURRICULUM if phase[0] <= step][-1]
+        [(shortest, longest)] = rng.choices(LENGTH_RANGES, range_weights)
         full = rng.random() < FULL_RESPONSE_SHARE
+        tasks = list(waiting_line.TASKS)
         pairs = []
-        for _ in range(self.batch_size):
-            task = rng.choice(list(waiting_line.TASKS))
+        for task in rng.choices(tasks, [task_weights.get(task, 1) for task in tasks], k=self.batch_size):
             drawn = waiting_line.example(task, rng.randint(shortest, longest), rng, held_out=False)
             pairs.append(self._encode(drawn))
         # An answer is at most one name longer than its line, and the longest prompt is 8 tokens of template, 8 of
@@ -195,11 +207,6 @@ def build_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     return [muon, adam]
 
 
-def schedule(step: int, steps: int) -> float:
-    """The share of the learning rate at a step: a warm-up, a plateau, a linear decay to 0 over the last steps."""
-    return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (DECAY_SHARE * steps))
-
-
 def train(arguments: argparse.Namespace, tokenizer: Tokenizer) -> LlamaForCausalLM:
     """Train, or go on from the checkpoint; gives the model with the averaged weights."""
     torch.manual_seed(arguments.seed)
@@ -240,7 +247,7 @@ def train(arguments: argparse.Namespace, tokenizer: Tokenizer) -> LlamaForCausal
     for step in progress:
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group, initial_rate in zip(groups, initial_rates, strict=True):
-            group["lr"] = initial_rate * schedule(step, arguments.steps)
+            group["lr"] = initial_rate * float(np.interp(step + 1, list(SCHEDULE), list(SCHEDULE.values())))
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + step)
         loss = diffusion_loss(compiled, *batches.batch(step), generator, arguments.bfloat16)
         loss.backward()
@@ -280,7 +287,7 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the default model on the waiting-line tasks.")
-    parser.add_argument("--steps", type=int, default=20_000, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=max(SCHEDULE), help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = (
-    "Abel Anna Ben Bella Carl Cleo David Dora Eli Emma Felix Fay Gus Gina Hugo Hana Igor Ivy Jack Jane Karl Kate "
-    "Leo Lily Max Mona Noah Nina Otto Olga Paul Pia Quinn Queenie Rob Rita Sam Sofia Tom Tina Uri Uma Vic Vera "
-    "Walt Wendy Xavier Xenia Yann Yara Zack Zoe"
+NAMES = (  # one a letter, so that the order of names is that of the alphabet
+    "Abel Bella Carl Dora Eli Fay Gus Hana Igor Jane Karl Lily Max "
+    "Nina Otto Pia Quinn Rita Sam Tina Uri Vera Walt Xenia Yann Zoe"
 ).split()
 MIN_LENGTH = 3
 MAX_LENGTH = 20

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -354,10 +353,3 @@ def test_loading_says_nothing_where_nobody_watches(tmp_path):
     script = f"from horizons.models import load_model; load_model({str(tmp_path)!r}, device='cpu')"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("", "")
-
-
-def test_the_default_model_loads_if_it_is_there():
-    folder = Path(__file__).parents[2] / "resources" / "tiny-llada"
-    if not folder.is_dir():
-        pytest.skip("resources/tiny-llada is not made yet")
-    assert load_model(str(folder), device="cpu").provenance["family"] == "llada"
