@@ -287,7 +287,7 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the default model on the waiting-line tasks.")
-    parser.add_argument("--steps", type=int, default=max(SCHEDULE), help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=max(SCHEDULE), help="stop sooner (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
