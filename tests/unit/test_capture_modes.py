@@ -73,6 +73,15 @@ def test_what_top_k_knows_exactly_is_exact_and_the_rest_a_lower_bound(runs):
             assert found[name].equals(expected[name]), name
 
 
+@pytest.mark.parametrize("k", [5, 7, 10, 40])
+def test_the_five_largest_are_kept_by_lower_id_however_many_are_equal(k):
+    logits = torch.zeros(3, 500)
+    logits[1, [490, 7, 300]] = 1.0
+    logits[2] = torch.arange(500) // 20
+    kept = keep_top_k(logits, k, torch.zeros(3, dtype=torch.long)).token_ids[:, :5].tolist()
+    assert kept == [[0, 1, 2, 3, 4], [7, 300, 490, 0, 1], [480, 481, 482, 483, 484]]
+
+
 def test_candidates_are_the_same_in_every_mode(runs):
     tokenizer = load_tokenizer(small_run().config.model.name)
     full, *others = (collect_candidates(results_file, tokenizer) for results_file in runs.values())

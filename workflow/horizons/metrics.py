@@ -49,7 +49,7 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
 def top_k_agreement(logits: torch.Tensor, final_logits: torch.Tensor, k: int = 5) -> torch.Tensor:
     """Shared members of the k largest, divided by k: (..., vocab_size) twice -> (...)."""
     k = min(k, logits.shape[-1])
-    first, second = (_sorted_ids(each, k) for each in (logits, final_logits))
+    first, second = (sorted_ids(each, k) for each in (logits, final_logits))
     return (first[..., :, None] == second[..., None, :]).any(-1).float().mean(-1)
 
 
@@ -58,7 +58,7 @@ def _expectation(log_p: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return (log_p.exp() * values).masked_fill(log_p == -math.inf, 0.0).sum(-1)
 
 
-def _sorted_ids(logits: torch.Tensor, k: int) -> torch.Tensor:
+def sorted_ids(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Token ids (..., k) of the largest logits, largest first; among equals the lower id comes first."""
     return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
@@ -150,7 +150,7 @@ def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     k = min(CANDIDATES, vocab_size)
     whole = vocab_size - vocab_size % TOP_BLOCK
     if whole < 4 * CANDIDATES * TOP_BLOCK:
-        ids = _sorted_ids(logits, k)
+        ids = sorted_ids(logits, k)
         return logits.gather(-1, ids), ids
     blocks = logits[:, :whole].unflatten(-1, (-1, TOP_BLOCK))
     maxima, best_blocks = blocks.amax(-1).topk(CANDIDATES)
@@ -160,11 +160,11 @@ def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     candidates = torch.cat([candidates, rest], dim=-1)
     ids = candidates.gather(-1, logits.gather(-1, candidates).topk(k).indices).sort(-1).values
     values = logits.gather(-1, ids)
-    order = _sorted_ids(values, k)
+    order = sorted_ids(values, k)
     values, ids = values.gather(-1, order), ids.gather(-1, order)
     unsure = (torch.maximum(maxima[:, -1], values[:, -1]) >= values[:, 4]).nonzero().squeeze(-1)
     if len(unsure):
-        ids[unsure] = _sorted_ids(logits[unsure], k)
+        ids[unsure] = sorted_ids(logits[unsure], k)
         values[unsure] = logits[unsure].gather(-1, ids[unsure])
     return values, ids
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from horizons.metrics import sorted_ids
+
 # Less mass than this in a tail is rounding.
 NO_MASS = 1e-12
 
@@ -32,14 +34,19 @@ class TopK(NamedTuple):
 def keep_top_k(logits: torch.Tensor, k: int, committed: torch.Tensor) -> TopK:
     """Logits (n, vocab_size) of any dtype, committed token ids (n,) -> what is kept of them.
 
-    The logits stay in their dtype. Where several tokens share the last place, which of them are kept is not said.
+    The logits stay in their dtype. The first five are exact under ties; where several tokens share the last place, and
+    it is not among the five, which of them are kept is not said.
     """
-    ids = logits.topk(k, dim=-1).indices.sort(-1).values
-    values = logits.gather(-1, ids)
-    order = values.sort(dim=-1, descending=True, stable=True).indices
+    largest = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)
+    ids = largest.indices[:, :k].sort(-1).values
+    order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
+    ids = ids.gather(-1, order)
+    unsure = (largest.values[:, min(k, 5) - 1] == largest.values[:, -1]).nonzero().squeeze(-1)
+    if len(unsure):
+        ids[unsure] = sorted_ids(logits[unsure], k)
     return TopK(
-        values.gather(-1, order),
-        ids.gather(-1, order),
+        logits.gather(-1, ids),
+        ids,
         logits.double().logsumexp(-1),
         logits.gather(-1, committed[:, None]).squeeze(-1),
     )
