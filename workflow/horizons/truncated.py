@@ -39,8 +39,7 @@ def keep_top_k(logits: torch.Tensor, k: int, committed: torch.Tensor) -> TopK:
     """
     largest = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)
     ids = largest.indices[:, :k].sort(-1).values
-    order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
-    ids = ids.gather(-1, order)
+    ids = ids.gather(-1, sorted_ids(logits.gather(-1, ids), k))
     unsure = (largest.values[:, min(k, 5) - 1] == largest.values[:, -1]).nonzero().squeeze(-1)
     if len(unsure):
         ids[unsure] = sorted_ids(logits[unsure], k)
