@@ -24,16 +24,17 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from horizons.capture import BackgroundWriter
 from horizons.config import Generation
-from horizons.decoding import OnEntries, decode_in_batches
+from horizons.decode.loop import OnEntries, decode_in_batches
+from horizons.decode.schedule import entries_of_sample
 from horizons.divergence import measure_divergence
 from horizons.environment import describe_environment
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.llada import llama_config
 from horizons.run import reduction
-from horizons.schedule import entries_of_sample
-from horizons.triple import TripleWriter, load_entries, open_triple
+from horizons.store.background import BackgroundWriter
+from horizons.store.reader import load_entries, open_triple
+from horizons.store.writer import TripleWriter
 
 
 @dataclass(frozen=True)

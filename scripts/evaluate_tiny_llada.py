@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import waiting_line
 from horizons.config import Generation
-from horizons.decoding import batches_by_length, decode_batch
+from horizons.decode.loop import batches_by_length, decode_batch
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.prompts import Prompt

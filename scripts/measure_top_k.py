@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from horizons.errors import UserError
-from horizons.metrics import compare, summarize_logits
-from horizons.triple import open_triple
-from horizons.truncated import compare_top_k, keep_top_k
+from horizons.measure.bounds import compare_top_k, keep_top_k
+from horizons.measure.exact import compare, summarize_logits
+from horizons.store.reader import open_triple
 
 NUMBERS = ["kl", "kl_reverse", "js"]
 VOCAB_SIZE = 126_464

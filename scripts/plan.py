@@ -9,8 +9,8 @@ from pathlib import Path
 
 from horizons.config import load_experiment, require_experiment
 from horizons.errors import UserError
-from horizons.files import MAX_HEADER_SIZE
 from horizons.planning import dtype_of, free_bytes, plan_experiment, readable
+from horizons.store.files import MAX_HEADER_SIZE
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ python scripts/show_results.py baseline
 import sys
 from pathlib import Path
 
-from horizons.tables import read_tables
+from horizons.report.tables import read_tables
 
 
 def main() -> None:

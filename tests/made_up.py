@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from horizons.files import write_results
-from horizons.layout import NUMBERS
+from horizons.store.files import write_results
+from horizons.store.layout import NUMBERS
 
 ODD_TEXTS = ["\n", "\t", " ", "", "$x$", "<b>bold</b>", "🙂", "שלום", "مرحبا", "漢字", "\u202e", "\x00", "w" * 300]
 

@@ -31,10 +31,10 @@ from transformers import (
 )
 
 from horizons.config import Generation, Run, expand_runs, parse_experiment
+from horizons.decode.schedule import entries_of_sample
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
-from horizons.schedule import entries_of_sample
-from horizons.triple import TripleWriter
+from horizons.store.writer import TripleWriter
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 REPOSITORY = Path(__file__).parents[1]
@@ -354,7 +354,7 @@ Progress.add = lambda self, tokens: (add(self, tokens), time.sleep(1))
 
 def slow_down(folder: Path) -> None:
     """Have a generate job of a copy of the repository take a second a batch, on any machine, so that it can be hit."""
-    with (folder / "workflow/horizons/progress.py").open("a") as file:
+    with (folder / "workflow/horizons/store/journal.py").open("a") as file:
         file.write(SLOWLY)
 
 

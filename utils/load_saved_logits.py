@@ -8,7 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
-from horizons.analysis import (
+from horizons.errors import UserError
+from horizons.guide import (
     analyze_divergence,
     calculate_js_divergence,
     calculate_kl_divergence,
@@ -16,8 +17,7 @@ from horizons.analysis import (
     get_predictions_for_position,
     print_divergence_summary,
 )
-from horizons.errors import UserError
-from horizons.triple import SavedEntry, SavedLogits, export_pt, load_entries
+from horizons.store.reader import SavedEntry, SavedLogits, export_pt, load_entries
 
 __all__ = [
     "analyze_divergence",

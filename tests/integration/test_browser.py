@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
-from horizons.explorer import explorer_page
+from horizons.report.explorer import explorer_page
 from made_up import ODD_TEXTS, make_table, write_run
 from support import GOLDEN, write_tokenizer
 

@@ -67,7 +67,7 @@ CHANGES = {
     "one file of a triple removed": remove("results/small/00001.safetensors"),
     "one table removed": remove("results/small/00001.divergence.csv"),
     "the script of a stage, such as plot": edit("workflow/scripts/plot.py"),
-    "a module of the library": edit("workflow/horizons/metrics.py"),
+    "a module of the library": edit("workflow/horizons/measure/exact.py"),
 }
 
 

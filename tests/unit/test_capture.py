@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from horizons.capture import QUEUE_LENGTH, BackgroundWriter
+from horizons.store.background import QUEUE_LENGTH, BackgroundWriter
 
 
 def test_everything_is_written_in_order_before_the_end():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from horizons.errors import UserError
-from horizons.explorer import data_block, encode_run, explorer_page
-from horizons.files import read_results
+from horizons.report.explorer import data_block, encode_run, explorer_page
+from horizons.store.files import read_results
 from made_up import ODD_TEXTS, make_table, write_run
 
 FOLDER = Path(__file__).parents[2] / "workflow" / "report" / "explorer"

@@ -10,8 +10,8 @@ import zlib
 import pytest
 import torch
 
-from horizons.triple import open_triple
-from horizons.validation import validate_triple
+from horizons.store.reader import open_triple
+from horizons.store.validation import validate_triple
 from support import random_samples, write_triple
 
 MUTATIONS = 2000

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from horizons.metrics import (
+from horizons.measure.exact import (
     compare,
     describe,
     entropy,

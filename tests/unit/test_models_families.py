@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from horizons.config import Generation
-from horizons.decoding import generate
+from horizons.decode.loop import generate
 from horizons.errors import UserError
 from horizons.models import FAMILIES, load_model
 from horizons.models.base import Family

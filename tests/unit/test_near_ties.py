@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from horizons.summary import NOISE_FLOOR, count_near_ties
+from horizons.report.summary import NOISE_FLOOR, count_near_ties
 
 
 def results_of(dtype="float32", temperature=0.0, cfg_scale=0.0):

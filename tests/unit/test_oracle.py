@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from horizons.config import Generation
-from horizons.decoding import generate
+from horizons.decode.loop import generate
 from horizons.divergence import measure_divergence
-from horizons.validation import validate_triple
+from horizons.store.validation import validate_triple
 from support import write_triple
 
 NAMES = 20

@@ -6,11 +6,11 @@ import pytest
 
 from horizons import planning
 from horizons.config import parse_experiment
+from horizons.decode.schedule import count_entries, entries_of_sample
 from horizons.errors import UserError
-from horizons.files import MAX_HEADER_SIZE, run_paths
-from horizons.layout import fields_of, safetensors_header
 from horizons.planning import bytes_per_entry, header_bytes, missing_room, plan_experiment, readable
-from horizons.schedule import count_entries, entries_of_sample
+from horizons.store.files import MAX_HEADER_SIZE, run_paths
+from horizons.store.layout import fields_of, safetensors_header
 from support import REPOSITORY, random_samples, write_triple
 
 

@@ -10,16 +10,16 @@ import pytest
 
 from horizons.config import parse_experiment
 from horizons.errors import UserError
-from horizons.figures.by_horizon import acceptance, accepted_tokens, divergence_by_horizon
-from horizons.figures.by_position import spread_by_position
-from horizons.figures.calibration import calibration_bins, with_gaps
-from horizons.figures.frame import NAMED, swept_lines
-from horizons.figures.glyphs import fit, printable
-from horizons.figures.intervals import number_samples
-from horizons.files import write_results
-from horizons.plots import draw
 from horizons.prompts import require_samples
-from horizons.summary import summarize
+from horizons.report.figures.by_horizon import acceptance, accepted_tokens, divergence_by_horizon
+from horizons.report.figures.by_position import spread_by_position
+from horizons.report.figures.calibration import calibration_bins, with_gaps
+from horizons.report.figures.frame import NAMED, swept_lines
+from horizons.report.figures.glyphs import fit, printable
+from horizons.report.figures.intervals import number_samples
+from horizons.report.plots import draw
+from horizons.report.summary import summarize
+from horizons.store.files import write_results
 from made_up import ODD_TEXTS, make_table
 
 STYLE = Path(__file__).parents[2] / "workflow" / "report" / "horizons.mplstyle"

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from horizons import run as run_module
-from horizons.progress import Progress
 from horizons.run import generate_run
-from horizons.triple import TripleWriter
-from horizons.validation import validate_triple
+from horizons.store.journal import Progress
+from horizons.store.validation import validate_triple
+from horizons.store.writer import TripleWriter
 from support import small_run
 
 
@@ -132,10 +132,10 @@ MEASURE = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from horizons.capture import BackgroundWriter
+from horizons.store.background import BackgroundWriter
 from horizons.config import Generation
-from horizons.decoding import decode_in_batches
-from horizons.triple import TripleWriter
+from horizons.decode.loop import decode_in_batches
+from horizons.store.writer import TripleWriter
 
 VOCABULARY, SAMPLES = 126_464, 20
 

@@ -7,8 +7,8 @@ import yaml
 
 from horizons import planning
 from horizons.config import parse_experiment
-from horizons.files import MAX_HEADER_SIZE
 from horizons.planning import plan_experiment, readable
+from horizons.store.files import MAX_HEADER_SIZE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/scale.md").read_text()

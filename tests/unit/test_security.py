@@ -11,7 +11,7 @@ import pytest
 from horizons.config import load_experiment
 from horizons.errors import UserError
 from horizons.models import load_model
-from horizons.triple import open_triple
+from horizons.store.reader import open_triple
 from support import GOLDEN, random_samples, write_tokenizer, write_triple
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from horizons.files import write_results
-from horizons.layout import NUMBERS
-from horizons.summary import resampled_means, statistics, summarize
-from horizons.tables import columns, read_tables, write_table
+from horizons.report.summary import resampled_means, statistics, summarize
+from horizons.report.tables import columns, read_tables, write_table
+from horizons.store.files import write_results
+from horizons.store.layout import NUMBERS
 
 
 def table_of(runs=("00000", "00001"), samples=4, positions=6):

@@ -8,10 +8,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from horizons.decode.schedule import entries_of_sample
 from horizons.errors import UserError
-from horizons.layout import fields_of, safetensors_header
-from horizons.schedule import entries_of_sample
-from horizons.triple import TripleWriter, export_pt, load_entries, open_triple
+from horizons.store.layout import fields_of, safetensors_header
+from horizons.store.reader import export_pt, load_entries, open_triple
+from horizons.store.writer import TripleWriter
 from support import logits_checksum, random_samples, write_triple
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -113,7 +114,7 @@ def by_a_writer_that_goes_on(writer, logits):
 
 @pytest.mark.parametrize("write", [in_one_go, timestep_by_timestep, backwards, twice, by_a_writer_that_goes_on])
 def test_in_whatever_order_rows_are_written_file_and_checksum_are_the_same(tmp_path, monkeypatch, write):
-    monkeypatch.setattr("horizons.triple.MAX_CACHED", 1000)
+    monkeypatch.setattr("horizons.store.writer.MAX_CACHED", 1000)
     logits = torch.stack([logits for _, logits in random_samples(2, 10, 23)])
     results_file = tmp_path / "00000.json.gz"
     write(TripleWriter(results_file, ["q0", "q1"], [3, 3], 23, torch.float32, 10, [1, 2, 4, 8]), logits)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from horizons.files import run_number
-from horizons.layout import CANDIDATES
-from horizons.metrics import top_candidates
-from horizons.triple import Triple, open_triple
+from horizons.measure.exact import top_candidates
+from horizons.store.files import run_number
+from horizons.store.layout import CANDIDATES
+from horizons.store.reader import Triple, open_triple
 
 # Logits that are looked at together, so that memory does not grow with the sample.
 BLOCK_SIZE = 2**24

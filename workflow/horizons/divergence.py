@@ -9,13 +9,13 @@ import torch
 from tqdm import tqdm
 
 from horizons.errors import UserError
-from horizons.files import run_number
-from horizons.layout import NUMBERS
-from horizons.metrics import Summary, compare, describe, summarize_logits
-from horizons.tables import BOUNDED, LOWER_BOUND
-from horizons.tables import columns as columns_of_table
-from horizons.triple import Triple, open_triple
-from horizons.truncated import TopK, compare_top_k, describe_top_k
+from horizons.measure.bounds import TopK, compare_top_k, describe_top_k
+from horizons.measure.exact import Summary, compare, describe, summarize_logits
+from horizons.report.tables import BOUNDED, LOWER_BOUND
+from horizons.report.tables import columns as columns_of_table
+from horizons.store.files import run_number
+from horizons.store.layout import NUMBERS
+from horizons.store.reader import Triple, open_triple
 
 INTEGERS = ["final_token_rank", "top1_token_id", "final_token_id"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from horizons.config import Experiment, Model, Run, expand_runs
+from horizons.decode.schedule import count_entries
 from horizons.devices import visible_devices
 from horizons.errors import UserError
-from horizons.files import MAX_HEADER_SIZE, entry_key
-from horizons.layout import HEADER_NAMES, ITEM_BYTES, fields_of, safetensors_header
 from horizons.prompts import load_prompts
-from horizons.schedule import count_entries
+from horizons.store.files import MAX_HEADER_SIZE, entry_key
+from horizons.store.layout import HEADER_NAMES, ITEM_BYTES, fields_of, safetensors_header
 
 METADATA_BYTES = 210  # of an entry in the metadata file; longer ids than `sort-001` add to it
 STAGES_OF_A_RUN, STAGES_OF_ALL = 4, 3  # generate, validate, divergence, candidates; plot, explorer, summarize

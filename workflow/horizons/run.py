@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from horizons.capture import BackgroundWriter
 from horizons.config import Capture, Generation, Run
-from horizons.decoding import OnEntries, check_lengths, decode_in_batches, sample_seed
+from horizons.decode.loop import OnEntries, check_lengths, decode_in_batches, sample_seed
 from horizons.environment import describe_environment
 from horizons.errors import UserError
-from horizons.files import write_results
+from horizons.keep.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
-from horizons.progress import Progress
 from horizons.prompts import Prompt, load_prompts
-from horizons.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
 from horizons.scoring import score
-from horizons.triple import TripleWriter
+from horizons.store.background import BackgroundWriter
+from horizons.store.files import write_results
+from horizons.store.journal import Progress
+from horizons.store.writer import TripleWriter
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ if __name__ == "__main__":
         import torch
 
         from horizons.candidates import collect_candidates
-        from horizons.files import read_results, write_results
         from horizons.models import load_tokenizer
+        from horizons.store.files import read_results, write_results
 
         torch.set_num_threads(snakemake.threads)
         results_file = Path(snakemake.input.results)

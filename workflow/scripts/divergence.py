@@ -12,7 +12,7 @@ if __name__ == "__main__":
         import torch
 
         from horizons.divergence import measure_divergence
-        from horizons.tables import write_table
+        from horizons.report.tables import write_table
 
         torch.set_num_threads(snakemake.threads)
         table = measure_divergence(snakemake.input.results, snakemake.params.device)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from horizons.explorer import explorer_page
 from horizons.logs import stage_log
-from horizons.tables import read_tables
+from horizons.report.explorer import explorer_page
+from horizons.report.tables import read_tables
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.plots import draw
-from horizons.tables import read_tables
+from horizons.report.plots import draw
+from horizons.report.tables import read_tables
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):

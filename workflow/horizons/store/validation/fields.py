@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from horizons.files import DTYPES, checksum_of_parts
-from horizons.layout import HEADER_NAMES, NUMBERS, fields_of
+from horizons.store.files import DTYPES, checksum_of_parts
+from horizons.store.layout import HEADER_NAMES, NUMBERS, fields_of
+from horizons.store.validation.results import Promise
 from horizons.strict_json import shorten
-from horizons.validation.results import Promise
 
 # Float32 statistics of one and the same prediction differ by so much.
 ROUNDING = 1e-5

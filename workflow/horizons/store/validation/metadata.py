@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from horizons.store.validation.results import Promise, describe
 from horizons.strict_json import parse_json, shorten
-from horizons.validation.results import Promise, describe
 
 MAX_LINE = 2**16  # bytes, beyond a question's id
 TOO_MANY = 100  # lines that are no entry of this run, after which the rest would tell nothing more

@@ -12,9 +12,9 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from horizons.figures.frame import WIDTH, name_panel, open_frame
-from horizons.figures.glyphs import fit, printable
-from horizons.tables import column_of, qualifier
+from horizons.report.figures.frame import WIDTH, name_panel, open_frame
+from horizons.report.figures.glyphs import fit, printable
+from horizons.report.tables import column_of, qualifier
 
 PER_LINE = 12  # positions side by side
 MAX_POSITIONS = 96

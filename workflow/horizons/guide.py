@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from horizons import metrics as numbers
-from horizons.triple import SavedEntry, SavedLogits, index_by_position
+from horizons.measure import exact as numbers
+from horizons.store.reader import SavedEntry, SavedLogits, index_by_position
 
 ALL_METRICS = ("kl", "js", "top5", "top1")
 RULE = 62  # characters; the width of the printed summary

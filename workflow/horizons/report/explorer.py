@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from horizons.errors import UserError
-from horizons.files import read_results, run_number
-from horizons.labels import label_points
-from horizons.tables import BOUNDED, column_of
+from horizons.report.labels import label_points
+from horizons.report.tables import BOUNDED, column_of
+from horizons.store.files import read_results, run_number
 
 # Probabilities are whole multiples of 1 / PROBABILITY_SCALE in the page, which takes half the characters.
 PROBABILITY_SCALE = 10_000

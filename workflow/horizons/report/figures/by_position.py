@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from horizons.figures.frame import (
+from horizons.report.figures.frame import (
     horizon_lines,
     label_outer,
     name_panel,
@@ -13,8 +13,8 @@ from horizons.figures.frame import (
     say_nothing_to_show,
     shorten,
 )
-from horizons.figures.intervals import count_infinite, count_samples
-from horizons.tables import column_of, qualifier
+from horizons.report.figures.intervals import count_infinite, count_samples
+from horizons.report.tables import column_of, qualifier
 
 BAND = (0.1, 0.9)  # quantiles over samples
 FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing is drawn

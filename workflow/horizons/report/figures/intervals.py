@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from horizons.summary import resampled_means
+from horizons.report.summary import resampled_means
 
 FEW_SAMPLES = 10  # below this an interval from resampled samples is too narrow to be trusted
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from horizons.files import read_results, run_number
-from horizons.tables import LOWER_BOUND
+from horizons.report.tables import LOWER_BOUND
+from horizons.store.files import read_results, run_number
 
 SECTIONS = ["config", "environment", "metrics"]
 # What the readable summary shows of each run and horizon.

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 
+from horizons.decode.schedule import entries_of_sample
 from horizons.divergence import BLOCK_SIZE, numbers_of
-from horizons.layout import CANDIDATES
-from horizons.metrics import summarize_logits
-from horizons.schedule import entries_of_sample
-from horizons.truncated import keep_top_k
+from horizons.measure.bounds import keep_top_k
+from horizons.measure.exact import summarize_logits
+from horizons.store.layout import CANDIDATES
 
 # A field of consecutive entries (samples, entries, ...), on the CPU.
 WriteField = Callable[[str, list[int], int, torch.Tensor], None]

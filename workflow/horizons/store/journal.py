@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from horizons.files import flush
+from horizons.store.files import flush
 
 
 class Progress:

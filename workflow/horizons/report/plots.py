@@ -11,15 +11,20 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from horizons.figures.by_horizon import acceptance, agreement_by_horizon, confidence_over_time, divergence_by_horizon
-from horizons.figures.by_position import divergence_by_position
-from horizons.figures.calibration import calibration
-from horizons.figures.frame import save, swept_lines
-from horizons.figures.glyphs import printable
-from horizons.figures.intervals import number_samples
-from horizons.figures.trellis import choose_samples, trellis
-from horizons.files import read_results
-from horizons.labels import label_points, sweep_title
+from horizons.report.figures.by_horizon import (
+    acceptance,
+    agreement_by_horizon,
+    confidence_over_time,
+    divergence_by_horizon,
+)
+from horizons.report.figures.by_position import divergence_by_position
+from horizons.report.figures.calibration import calibration
+from horizons.report.figures.frame import save, swept_lines
+from horizons.report.figures.glyphs import printable
+from horizons.report.figures.intervals import number_samples
+from horizons.report.figures.trellis import choose_samples, trellis
+from horizons.report.labels import label_points, sweep_title
+from horizons.store.files import read_results
 
 
 def draw(

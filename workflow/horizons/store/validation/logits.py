@@ -8,11 +8,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from horizons.files import MAX_HEADER_SIZE, checksum_of_parts
-from horizons.layout import HEADER_NAMES
+from horizons.store.files import MAX_HEADER_SIZE, checksum_of_parts
+from horizons.store.layout import HEADER_NAMES
+from horizons.store.validation.fields import check_fields, checksum_problems, size_problems
+from horizons.store.validation.results import Promise
 from horizons.strict_json import parse_json, shorten
-from horizons.validation.fields import check_fields, checksum_problems, size_problems
-from horizons.validation.results import Promise
 
 CHUNK_SIZE = 2**20  # bytes looked at together; as many as stay in a processor's cache between hashing and looking
 # The bits of +inf; those of a NaN are larger. The bits of all floats are ordered, apart from the sign.

@@ -4,7 +4,7 @@ import json
 from typing import NamedTuple
 
 from horizons.errors import UserError
-from horizons.files import DTYPES, MAX_HEADER_SIZE, entry_key
+from horizons.store.files import DTYPES, MAX_HEADER_SIZE, entry_key
 
 # The numbers of an entry: compared with the final prediction of its position, and by itself.
 DIVERGENCES = ["kl", "kl_reverse", "js", "top1_agreement", "top5_agreement"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from horizons.metrics import sorted_ids
+from horizons.measure.exact import sorted_ids
 
 # Less mass than this in a tail is rounding.
 NO_MASS = 1e-12

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from horizons.figures.frame import (
+from horizons.report.figures.frame import (
     draw_lines,
     horizon_lines,
     label_outer,
@@ -14,7 +14,7 @@ from horizons.figures.frame import (
     say_nothing_to_show,
     shorten,
 )
-from horizons.figures.intervals import describe_bars, means_by
+from horizons.report.figures.intervals import describe_bars, means_by
 
 BINS = 10  # of confidence, equally wide
 FEWEST = 10  # predictions in a bin; the frequency of fewer says little

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from horizons.files import DTYPES, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
-from horizons.schedule import Entry, entries_of_sample
+from horizons.decode.schedule import Entry, entries_of_sample
+from horizons.store.files import DTYPES, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
 from horizons.strict_json import parse_json, shorten
 
 # A gzip bomb grows a thousandfold. JSON of prompts and token ids grows far less, unless it is small.

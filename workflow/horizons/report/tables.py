@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from horizons.files import replacing
-from horizons.layout import NUMBERS
+from horizons.store.files import replacing
+from horizons.store.layout import NUMBERS
 
 # Where the k largest logits of an entry are known and no others, these can only be bounded; their columns say so.
 BOUNDED = ["kl", "kl_reverse", "js", "entropy", "final_token_rank"]

@@ -1,1 +1,0 @@
-"""The figures of an experiment, one module a kind; `horizons.plots` draws them all."""

@@ -1,0 +1,1 @@
+"""The numbers that compare predictions: maths on tensors of logits."""

@@ -1,0 +1,1 @@
+"""From the tables of runs to a summary, figures and pages. No torch."""
