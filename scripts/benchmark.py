@@ -26,7 +26,7 @@ from transformers import LlamaForCausalLM
 
 from horizons.config import Generation
 from horizons.decode.loop import OnEntries, decode_in_batches
-from horizons.decode.schedule import entries_of_sample
+from horizons.entries import entries_of_sample
 from horizons.divergence import measure_divergence
 from horizons.environment import describe_environment
 from horizons.models.base import CheckpointModel, Family

@@ -6,7 +6,7 @@ python scripts/show_results.py baseline
 import sys
 from pathlib import Path
 
-from horizons.report.tables import read_tables
+from horizons.store.tables import read_tables
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from horizons.store.files import write_results
-from horizons.store.layout import NUMBERS
+from horizons.columns import NUMBERS
 
 ODD_TEXTS = ["\n", "\t", " ", "", "$x$", "<b>bold</b>", "🙂", "שלום", "مرحبا", "漢字", "\u202e", "\x00", "w" * 300]
 

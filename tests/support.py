@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from horizons.config import Generation, Run, expand_runs, parse_experiment
-from horizons.decode.schedule import entries_of_sample
+from horizons.entries import entries_of_sample
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.store.writer import TripleWriter

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from horizons.store.validation import validate_triple
+from horizons.validation import validate_triple
 from support import (
     contents,
     copy_environment,

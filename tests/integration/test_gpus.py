@@ -5,7 +5,7 @@ import re
 import subprocess
 from datetime import datetime
 
-from horizons.store.validation import validate_triple
+from horizons.validation import validate_triple
 from support import contents, copy_environment, snakemake_command, write_experiment
 
 

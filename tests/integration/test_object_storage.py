@@ -12,7 +12,7 @@ import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 
-from horizons.store.validation import validate_triple
+from horizons.validation import validate_triple
 from support import contents, copy_environment, slow_down, snakemake_command, write_experiment
 
 BUCKET, PREFIX = "bucket", "project"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from horizons.store.reader import open_triple
-from horizons.store.validation import validate_triple
+from horizons.validation import validate_triple
 from support import run_snakemake, write_experiment
 
 SUFFIXES = [".json.gz", ".safetensors", ".metadata.json", ".validation.json", ".divergence.csv"]

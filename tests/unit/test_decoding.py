@@ -8,7 +8,7 @@ import torch
 
 from horizons.config import Generation
 from horizons.decode.loop import batches_by_length, check_lengths, choose, decode_in_batches, generate, sample_seed
-from horizons.decode.schedule import entries_of_sample
+from horizons.entries import entries_of_sample
 from horizons.errors import UserError
 from horizons.run import decode_samples
 from support import MadeUpModel, random_model

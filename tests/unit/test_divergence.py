@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from horizons import divergence
-from horizons.decode.schedule import entries_of_sample
+from horizons.entries import entries_of_sample
 from horizons.divergence import end_position, measure_divergence
 from horizons.errors import UserError
-from horizons.report.tables import columns
+from horizons.store.tables import columns
 from support import random_samples, write_triple
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from horizons.store.reader import open_triple
-from horizons.store.validation import validate_triple
+from horizons.validation import validate_triple
 from support import random_samples, write_triple
 
 MUTATIONS = 2000

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from horizons.config import Generation
 from horizons.decode.loop import generate
-from horizons.decode.schedule import entries_of_sample
+from horizons.entries import entries_of_sample
 from support import load_golden
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"

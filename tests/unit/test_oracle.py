@@ -9,7 +9,7 @@ import torch
 from horizons.config import Generation
 from horizons.decode.loop import generate
 from horizons.divergence import measure_divergence
-from horizons.store.validation import validate_triple
+from horizons.validation import validate_triple
 from support import write_triple
 
 NAMES = 20

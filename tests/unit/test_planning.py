@@ -6,7 +6,7 @@ import pytest
 
 from horizons import planning
 from horizons.config import parse_experiment
-from horizons.decode.schedule import count_entries, entries_of_sample
+from horizons.entries import count_entries, entries_of_sample
 from horizons.errors import UserError
 from horizons.planning import bytes_per_entry, header_bytes, missing_room, plan_experiment, readable
 from horizons.store.files import MAX_HEADER_SIZE, run_paths

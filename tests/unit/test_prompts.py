@@ -13,7 +13,7 @@ from horizons.config import Dataset
 from horizons.divergence import measure_divergence
 from horizons.errors import UserError
 from horizons.prompts import load_prompts
-from horizons.report.tables import read_tables, write_table
+from horizons.store.tables import read_tables, write_table
 from horizons.store.files import read_results
 from support import random_samples, write_triple
 

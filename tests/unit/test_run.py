@@ -9,7 +9,7 @@ import pytest
 from horizons import run as run_module
 from horizons.run import generate_run
 from horizons.store.journal import Progress
-from horizons.store.validation import validate_triple
+from horizons.validation import validate_triple
 from horizons.store.writer import TripleWriter
 from support import small_run
 

@@ -1,6 +1,6 @@
 import pytest
 
-from horizons.decode.schedule import entries_of_sample
+from horizons.entries import entries_of_sample
 
 
 @pytest.mark.parametrize(("max_tokens", "horizons"), [(64, [1, 2, 4, 8]), (1, [1, 2]), (5, [1, 7]), (10, [1, 3])])

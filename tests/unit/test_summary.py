@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from horizons.report.summary import resampled_means, statistics, summarize
-from horizons.report.tables import columns, read_tables, write_table
+from horizons.store.tables import columns, read_tables, write_table
 from horizons.store.files import write_results
-from horizons.store.layout import NUMBERS
+from horizons.columns import NUMBERS
 
 
 def table_of(runs=("00000", "00001"), samples=4, positions=6):

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from horizons.decode.schedule import entries_of_sample
+from horizons.entries import entries_of_sample
 from horizons.errors import UserError
 from horizons.store.layout import fields_of, safetensors_header
 from horizons.store.reader import export_pt, load_entries, open_triple

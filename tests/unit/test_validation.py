@@ -16,7 +16,7 @@ import torch
 
 from horizons.errors import UserError
 from horizons.store.files import results_checksum
-from horizons.store.validation import report_on, validate_triple
+from horizons.validation import report_on, validate_triple
 from support import logits_checksum, random_samples, write_triple
 
 MAX_TOKENS, VOCAB_SIZE, ENTRIES = 6, 17, 6 + 5 + 3
@@ -565,7 +565,7 @@ def test_an_unsound_triple_keeps_its_report_and_shows_fifty_lines_of_it(results_
 def test_validation_needs_neither_torch_nor_transformers(results_file):
     code = (
         "import sys; sys.modules.update(torch=None, transformers=None, safetensors=None)\n"
-        "from horizons.store.validation import validate_triple\n"
+        "from horizons.validation import validate_triple\n"
         "print(validate_triple(sys.argv[1]))"
     )
     run = subprocess.run([sys.executable, "-c", code, str(results_file)], capture_output=True, text=True, check=True)

@@ -61,6 +61,9 @@ class Generation(Section):
         "low_confidence", description="Which positions of a block stay masked; blocks of one position have no choice."
     )
     batch_size: int = Field(16, description="Prompts that go through the model together.", ge=1)
+    stop_at_eos: bool = Field(
+        False, description="A sample is done when it commits an end-of-text token; else all max_tokens are generated."
+    )
     save_logits: bool = Field(True, description="Save the raw logits of every horizon at every timestep.")
     horizons: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=lambda: [1, 2, 4, 8],

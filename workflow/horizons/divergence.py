@@ -1,30 +1,30 @@
-"""From the triple of a run to its table: every prediction against the final prediction of its position."""
+"""From the triple of a run to its table and its candidates: every prediction against the final one of its position."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
+from horizons.columns import LOWER_BOUND, NUMBERS, table_columns
 from horizons.errors import UserError
-from horizons.measure.bounds import TopK, compare_top_k, describe_top_k
-from horizons.measure.exact import Summary, compare, describe, summarize_logits
-from horizons.report.tables import BOUNDED, LOWER_BOUND
-from horizons.report.tables import columns as columns_of_table
-from horizons.store.files import run_number
-from horizons.store.layout import NUMBERS
+from horizons.keep import Entries, Measured, keep_of
+from horizons.store.files import run_number, write_results
 from horizons.store.reader import Triple, open_triple
+from horizons.store.tables import write_table
 
-INTEGERS = ["final_token_rank", "top1_token_id", "final_token_id"]
 
-# What `compare` says of a final prediction and itself.
-OF_THE_FINAL = {"kl": 0.0, "kl_reverse": 0.0, "js": 0.0, "top1_agreement": 1.0, "top5_agreement": 1.0}
+class MeasuredSample(NamedTuple):
+    """The entries of one sample, as its metadata lists them, and what was measured of them."""
 
-# Logits that a block of positions holds for one horizon. On a CPU the several passes over a block then stay in the
-# processor's cache; a GPU wants more to do at a time.
-BLOCK_SIZE = {"cpu": 2**20, "cuda": 2**26}
+    sample_idx: int
+    metadata: pd.DataFrame
+    entries: Entries
+    measured: Measured
 
 
 def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.DataFrame:
@@ -35,51 +35,88 @@ def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.Data
     their numbers say so by their names; where the statistics were kept, they are those. `device` is where whole
     logits are compared. Raises UserError.
     """
+    triple = open_triple(results_file)
+    return table_of(triple, list(measure_samples(triple, device)))
+
+
+def write_divergence(results_file: Path, table_file: Path, candidates_file: Path, device: str = "cpu") -> None:
+    """Measure a run once, and write its table and its candidates. Raises UserError."""
+    # Here, for who measures logits alone has no use for a tokenizer, and the library of it takes seconds to load.
+    from horizons.models import load_tokenizer
+
+    triple = open_triple(results_file)
+    model = triple.results["config"]["model"]
+    tokenizer = load_tokenizer(
+        model["name"], triple.results["environment"]["model"]["revision"], model["trust_remote_code"]
+    )
+    samples = list(measure_samples(triple, device))
+    write_table(table_of(triple, samples), table_file)
+    write_results(candidates_file, candidates_of(triple, samples, tokenizer))
+
+
+def measure_samples(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSample]:
+    """Measure the samples of a run one after the other; of whole logits none is read twice. Raises UserError."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"divergence.device is {device!r}; this machine has no CUDA device")
     # glibc keeps as much freed memory at hand as the largest block freed so far, and asks the kernel anew for all
     # beyond; without this block, of the largest size it minds, the tensors of each step are paid for page by page.
     torch.empty(31 * 2**20, dtype=torch.uint8)
-    triple = open_triple(results_file)
+    keep = keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype)
+    outputs = triple.results["outputs"]
+    if not outputs:
+        raise UserError(f"{triple.results_file}: has no samples")
+    for sample_idx in tqdm(range(len(outputs)), "divergence", unit="sample", file=sys.stderr, disable=None):
+        rows = triple.rows_of(sample_idx)
+        metadata = pd.DataFrame(triple.metadata[rows])
+        positions = metadata["relative_position"].to_numpy()
+        committed = np.asarray(triple.committed(sample_idx))
+        entries = Entries(metadata["horizon"].to_numpy(), positions, committed[positions])
+        fields = {name: values[rows] for name, values in triple.kept.items()}
+        yield MeasuredSample(sample_idx, metadata, entries, keep.measure(fields, entries, device))
+
+
+def table_of(triple: Triple, samples: Iterable[MeasuredSample]) -> pd.DataFrame:
+    """The divergence table of a run, one row an entry."""
     eos_token_ids = triple.saved.get("eos_token_ids", [])
     tables = []
-    outputs = triple.results["outputs"]
-    for sample_idx, output in enumerate(tqdm(outputs, "divergence", unit="sample", file=sys.stderr, disable=None)):
-        rows = triple.rows_of(sample_idx)
-        table = pd.DataFrame(triple.metadata[rows])
-        positions = table["relative_position"].to_numpy()
-        token_ids = np.asarray(output["output_ids"])
-        numbers = _numbers_of_sample(triple, rows, table["horizon"].to_numpy(), positions, token_ids, device)
-        table["after_eos"] = positions > end_position(output["output_ids"], eos_token_ids)
-        table["final_token_id"] = token_ids[positions]
-        tables.append(table.assign(**numbers))
-    if not tables:
-        raise UserError(f"{results_file}: has no samples")
+    for sample in samples:
+        end = end_position(triple.committed(sample.sample_idx), eos_token_ids)
+        numbers = {
+            name: sample.measured.numbers[name].astype(np.int64) if number.whole else sample.measured.numbers[name]
+            for name, number in NUMBERS.items()
+        }
+        table = sample.metadata.assign(
+            after_eos=sample.entries.positions > end,
+            final_token_id=sample.entries.token_ids,
+            top1_token_id=sample.measured.token_ids[:, 0].astype(np.int64),
+            **numbers,
+        )
+        tables.append(table)
     table = pd.concat(tables, ignore_index=True).assign(run=run_number(triple.results_file))
-    bounded = triple.mode == "top_k"
-    names = {number: number + LOWER_BOUND for number in BOUNDED} if bounded else {}
-    return table.rename(columns=names)[columns_of_table(bounded)]
+    bounded = keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype).bounded
+    names = {name: name + LOWER_BOUND for name, number in NUMBERS.items() if number.bounded} if bounded else {}
+    return table.rename(columns=names)[table_columns(bounded)]
 
 
-def _numbers_of_sample(
-    triple: Triple, rows: slice, horizons: np.ndarray, positions: np.ndarray, token_ids: np.ndarray, device: str
-) -> dict[str, np.ndarray]:
-    """A column (num_entries,) for each of NUMBERS and top1_token_id, by what was kept of the predictions."""
-    if triple.mode == "full":
-        return measure_sample(triple.logits[rows], horizons, positions, token_ids.tolist(), device)
-    fields = {name: values[rows] for name, values in triple.fields.items()}
-    if triple.mode == "statistics":
-        numbers = {name: fields[name].double().numpy() for name in NUMBERS}
-        return _typed(numbers | {"top1_token_id": fields["token_ids"][:, 0].numpy()})
-    predictions = TopK(**fields)
-    finals = predictions.rows(torch.from_numpy(final_rows(horizons, positions, len(token_ids))[positions]))
-    committed = torch.from_numpy(token_ids[positions])
-    numbers = compare_top_k(predictions, finals, committed) | describe_top_k(predictions)
-    return _typed({name: values.numpy() for name, values in numbers.items()})
+def candidates_of(triple: Triple, samples: Iterable[MeasuredSample], tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The five most probable tokens of each entry of a run, most probable first.
 
-
-def _typed(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: values.astype(np.int64) if name in INTEGERS else values for name, values in columns.items()}
+    Gives `samples`, one object a sample with `token_ids` and `probabilities`, each a list of up to five an entry in
+    entry order; and `token_texts`, the text of each id that occurs in them, in a prompt or in an output. `tokenizer`
+    is that of the run's model.
+    """
+    found, occurring = [], set()
+    for sample in samples:
+        token_ids = sample.measured.token_ids.tolist()
+        probabilities = [[round(value, 6) for value in row] for row in sample.measured.probabilities.tolist()]
+        found.append({"sample_idx": sample.sample_idx, "token_ids": token_ids, "probabilities": probabilities})
+        output = triple.results["outputs"][sample.sample_idx]
+        occurring.update(*token_ids, output["prompt_ids"], output["output_ids"])
+    return {
+        "run": run_number(triple.results_file),
+        "token_texts": {str(token_id): token_text(tokenizer, token_id) for token_id in sorted(occurring)},
+        "samples": found,
+    }
 
 
 def end_position(token_ids: list[int], eos_token_ids: list[int]) -> int:
@@ -87,63 +124,8 @@ def end_position(token_ids: list[int], eos_token_ids: list[int]) -> int:
     return next((at for at, token in enumerate(token_ids) if token in eos_token_ids), len(token_ids) - 1)
 
 
-def measure_sample(
-    logits: torch.Tensor, horizons: np.ndarray, positions: np.ndarray, token_ids: list[int], device: str = "cpu"
-) -> dict[str, np.ndarray]:
-    """The numbers of one sample's entries.
-
-    `logits` (num_entries, vocab_size); `horizons` and `positions` (num_entries,) say what each row predicts, and
-    `token_ids` (max_tokens,) are the committed tokens. Gives a column (num_entries,) for each of NUMBERS and
-    top1_token_id. Positions go in blocks, so that the final predictions of a block are prepared once for all horizons
-    and memory does not grow with the sample. Raises UserError for a position without a final prediction.
-    """
-    rows = _rows_by_horizon(horizons, positions, len(token_ids))
-    rows[1] = final_rows(horizons, positions, len(token_ids))
-    tokens = torch.as_tensor(token_ids)
-    columns = {name: np.zeros(len(logits)) for name in [*NUMBERS, "top1_token_id"]}
-    block_length = max(1, BLOCK_SIZE[torch.device(device).type] // logits.shape[1])
-    for start in range(0, len(token_ids), block_length):
-        block = slice(start, start + block_length)
-        finals, final_positions = None, None
-        for horizon in sorted(rows):
-            present = np.flatnonzero(rows[horizon][block] >= 0)
-            if not len(present):
-                continue
-            entries = rows[horizon][block][present]
-            predictions = summarize_logits(logits.index_select(0, torch.from_numpy(entries)).to(device))
-            if finals is None:
-                finals, final_positions = predictions, present
-            which = np.searchsorted(final_positions, present)
-            contiguous = which[-1] - which[0] + 1 == len(which)  # as they are, but in files of other writers
-            matching = finals.rows(slice(which[0], which[-1] + 1) if contiguous else torch.from_numpy(which).to(device))
-            numbers = numbers_of(predictions, matching, tokens[block][present].to(device), horizon)
-            for name, values in numbers.items():
-                columns[name][entries] = values.cpu().numpy()
-    return _typed(columns)
-
-
-def numbers_of(predictions: Summary, finals: Summary, token_ids: torch.Tensor, horizon: int) -> dict[str, torch.Tensor]:
-    """The numbers (n,) of n predictions of one horizon, their final predictions and the committed tokens (n,)."""
-    if horizon == 1:
-        compared = {name: torch.full_like(predictions.entropy, value) for name, value in OF_THE_FINAL.items()}
-    else:
-        compared = compare(predictions, finals)
-    return compared | describe(predictions, token_ids)
-
-
-def final_rows(horizons: np.ndarray, positions: np.ndarray, max_tokens: int) -> np.ndarray:
-    """The row (max_tokens,) of each position's final prediction. Raises UserError where one is missing."""
-    rows = np.full(max_tokens, -1)
-    rows[positions[horizons == 1]] = np.flatnonzero(horizons == 1)
-    missing = np.setdiff1d(positions, np.flatnonzero(rows >= 0))
-    if len(missing):
-        raise UserError(f"position {missing[0]} has no final prediction, an entry of horizon 1; divergence needs it")
-    return rows
-
-
-def _rows_by_horizon(horizons: np.ndarray, positions: np.ndarray, max_tokens: int) -> dict[int, np.ndarray]:
-    """For each horizon the row (max_tokens,) that predicts each position, -1 where there is none."""
-    rows = {int(horizon): np.full(max_tokens, -1) for horizon in np.unique(horizons)}
-    for row, (horizon, position) in enumerate(zip(horizons, positions, strict=True)):
-        rows[int(horizon)][position] = row
-    return rows
+def token_text(tokenizer: Any, token_id: int) -> str:  # noqa: ANN401
+    """The text of one token; an id that the tokenizer lacks shows as ⟨id⟩."""
+    if tokenizer.convert_ids_to_tokens(token_id) is None:
+        return f"⟨{token_id}⟩"
+    return tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)

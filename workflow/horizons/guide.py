@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from horizons.measure import exact as numbers
+from horizons.measure import definitions as numbers
 from horizons.store.reader import SavedEntry, SavedLogits, index_by_position
 
 ALL_METRICS = ("kl", "js", "top5", "top1")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from horizons.config import Experiment, Model, Run, expand_runs
-from horizons.decode.schedule import count_entries
 from horizons.devices import visible_devices
+from horizons.entries import count_entries
 from horizons.errors import UserError
+from horizons.keep import keep_of
 from horizons.prompts import load_prompts
 from horizons.store.files import MAX_HEADER_SIZE, entry_key
-from horizons.store.layout import HEADER_NAMES, ITEM_BYTES, fields_of, safetensors_header
+from horizons.store.layout import HEADER_NAMES, ITEM_BYTES, safetensors_header
 
 METADATA_BYTES = 210  # of an entry in the metadata file; longer ids than `sort-001` add to it
 STAGES_OF_A_RUN, STAGES_OF_ALL = 4, 3  # generate, validate, divergence, candidates; plot, explorer, summarize
@@ -92,7 +93,7 @@ def plan_run(run: Run, samples: int, vocab_size: int | None = None) -> RunPlan:
 
 def bytes_per_entry(mode: str, k: int, vocab_size: int, dtype: str) -> int:
     """What a capture mode keeps of one prediction."""
-    return sum(field.row_bytes for field in fields_of(mode, k, vocab_size, dtype))
+    return keep_of(mode, k, vocab_size, dtype).layout.row_bytes
 
 
 def header_bytes(mode: str, k: int, samples: int, entries_per_sample: int, vocab_size: int, dtype: str) -> int:
@@ -101,8 +102,8 @@ def header_bytes(mode: str, k: int, samples: int, entries_per_sample: int, vocab
     It is what `safetensors_header` writes; that of `full`, which names every entry, is counted without writing it.
     """
     if mode != "full":
-        fields = fields_of(mode, k, vocab_size, dtype)
-        return len(safetensors_header(mode, fields, samples, entries_per_sample)) - 8
+        layout = keep_of(mode, k, vocab_size, dtype).layout
+        return len(safetensors_header(layout, [entries_per_sample] * samples)) - 8
     entries, row_bytes = samples * entries_per_sample, vocab_size * ITEM_BYTES[dtype]
     fixed = f'"{entry_key(0, 0)}":{{"dtype":"{HEADER_NAMES[dtype]}","shape":[{vocab_size}],"data_offsets":[,]}},'
     fixed_digits = 2  # of the numbers in that key

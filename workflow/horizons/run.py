@@ -1,30 +1,52 @@
 """One run of an experiment: from its config to its triple."""
 
+import hashlib
+import json
 import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from horizons.config import Capture, Generation, Run
-from horizons.decode.loop import OnEntries, check_lengths, decode_in_batches, sample_seed
+from horizons.config import Run
+from horizons.decode.batches import check_lengths, decode_in_batches
+from horizons.decode.choose import sample_seed
+from horizons.decode.loop import Decoded, NotFinite, Request
+from horizons.decode.trace import Commits
+from horizons.entries import count_entries
 from horizons.environment import describe_environment
 from horizons.errors import UserError
-from horizons.keep.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
+from horizons.keep import keep_of
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.prompts import Prompt, load_prompts
 from horizons.scoring import score
-from horizons.store.background import BackgroundWriter
+from horizons.store.background import Background
 from horizons.store.files import write_results
-from horizons.store.journal import Progress
-from horizons.store.writer import TripleWriter
+from horizons.store.identity import IDENTITY, finished
+from horizons.store.journal import Journal
+from horizons.store.lock import run_lock
+from horizons.store.rows import SampleRows
+from horizons.store.writer import TripleWriter, WrittenSample
+
+COMPUTING_PACKAGES = ["torch", "transformers", "tokenizers"]  # whose versions decide the numbers
 
 logger = logging.getLogger(__name__)
+
+
+class Job(NamedTuple):
+    """A run that is ready to be generated."""
+
+    run: Run
+    model: CheckpointModel
+    prompts: list[Prompt]
+    requests: list[Request]
+    environment: dict[str, Any]  # where and with what it is generated ...
+    identity: dict[str, Any]  # ... and that part of it, of config and prompts, which decides the numbers
 
 
 def generate_run(run: Run, results_file: Path) -> None:
@@ -33,148 +55,186 @@ def generate_run(run: Run, results_file: Path) -> None:
     Where an earlier job of the same run was killed, it goes on from the last finished batch, to the same bytes.
     Raises UserError for a config, prompt or checkpoint that can't be used, before anything is generated.
     """
-    config = run.config
-    first_sample, prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
-    model = load_model(**config.model.model_dump())
-    token_ids = [model.encode(prompt) for prompt in prompts]
-    check_lengths(list(map(len, token_ids)), config.generation.max_tokens, len(model.suffix_ids), model.context_length)
-    seeds = [sample_seed(config.seed, first_sample + number) for number in range(len(prompts))]
-    environment = describe_environment(model.device) | {"model": model.provenance}
     results_file.parent.mkdir(parents=True, exist_ok=True)
-    progress = Progress(results_file, {"run": run.to_dict(), "environment": environment, "token_ids": token_ids})
+    with run_lock(results_file):
+        job = prepare(run)
+        if finished(results_file, job.identity):
+            logger.info("%s: is finished", results_file)
+            return
+        with Journal(results_file, job.identity, job.environment) as journal:
+            try:
+                if run.config.generation.save_logits:
+                    _generate_triple(job, journal, results_file)
+                else:
+                    _generate_tokens(job, journal, results_file)
+            except NotFinite as error:
+                raise UserError(
+                    f"{error}; the weights are damaged, or model.dtype {run.config.model.dtype} is too small for them"
+                ) from error
+            journal.remove()
 
-    def results() -> dict[str, Any]:
-        return assemble_results(run, environment, model, prompts, token_ids, progress.tokens)
 
-    if not config.generation.save_logits:
-        progress.start()
-        for batch in decode_samples(model, token_ids, config.generation, seeds, progress.tokens):
-            progress.add(batch)
-        write_results(results_file, results())
-        progress.remove()
-        return
-    writer = TripleWriter(
-        results_file=results_file,
-        question_ids=[prompt.id for prompt in prompts],
-        prompt_lengths=list(map(len, token_ids)),
-        vocab_size=model.vocab_size,
-        dtype=logits_dtype(config.generation.logits_dtype, model.dtype),
-        max_tokens=config.generation.max_tokens,
-        horizons=config.generation.horizons,
-        mode=config.capture.mode,
-        k=kept_logits(config.capture, model.vocab_size),
-    )
-    if progress.tokens and not writer.resume():
-        progress.forget()
-    if not progress.tokens:
-        progress.remove()  # before the logits that an older journal speaks of are overwritten
-    with writer:
-        progress.start()
-        with BackgroundWriter(writer.write_logits) as background:
-            on_entries = background if writer.mode == "full" else reduction(writer, config.generation)
-            for batch in decode_samples(model, token_ids, config.generation, seeds, progress.tokens, on_entries):
-                background.then(writer.flush)
-                background.then(progress.add, batch)
+def prepare(run: Run) -> Job:
+    """Load what a run needs, and check that it can be generated. Raises UserError."""
+    config = run.config
+    prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
+    model = load_model(**config.model.model_dump())
+    requests = [
+        Request(sample, prompt.id, model.encode(prompt), sample_seed(config.seed, prompt.id))
+        for sample, prompt in enumerate(prompts)
+    ]
+    check_lengths(requests, config.generation.max_tokens, len(model.suffix_ids), model.context_length)
+    environment = describe_environment(model.device) | {"model": model.provenance}
+    asked = [[*prompt, request.prompt_ids] for prompt, request in zip(prompts, requests, strict=True)]
+    identity = {
+        "config": run.to_dict()["config"],
+        "shard": run.shard,
+        "prompts": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "model": {key: model.provenance[key] for key in ("revision", "checksum", "family", "dtype")},
+        "packages": {package: environment["packages"][package] for package in COMPUTING_PACKAGES},
+    }
+    return Job(run, model, prompts, requests, environment, identity)
+
+
+def prompts_of_shard(prompts: list[Prompt], shard: int, shards: int) -> list[Prompt]:
+    """The prompts of one of `shards` shares, as even as can be."""
+    first, last = len(prompts) * shard // shards, len(prompts) * (shard + 1) // shards
+    if first == last:
+        raise UserError(f"shards is {shards}; there are only {len(prompts)} prompts")
+    return prompts[first:last]
+
+
+def _generate_tokens(job: Job, journal: Journal, results_file: Path) -> None:
+    for batch in _report(job, journal.samples, decode_in_batches(*_asked(job), done=frozenset(journal.samples))):
+        journal.add({sample: _record(decoded) for sample, decoded in batch.items()})
+    write_results(results_file, assemble_results(job, journal))
+
+
+def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
+    model, generation, capture = job.model, job.run.config.generation, job.run.config.capture
+    dtype = logits_dtype(generation.logits_dtype, model.dtype)
+    keep = keep_of(capture.mode, capture.k, model.vocab_size, dtype)
+    room = [count_entries(generation.max_tokens, generation.horizons)] * len(job.requests)
+
+    with TripleWriter(results_file, keep.layout, room, generation.horizons) as writer:
+        _adopt(writer, journal)
+        with Background() as background:
+
+            def on_begin(samples: list[int]) -> None:
+                background.call(writer.begin, samples)
+
+            def on_commits(commits: Commits) -> None:
+                fields = keep.keep(commits.predictions, commits.tokens)
+                background.call_with(fields, writer.write, commits.timestep, commits.samples, commits.positions)
+
+            def finish(batch: dict[int, Decoded]) -> None:
+                records = {sample: _record(decoded) | writer.end(sample)._asdict() for sample, decoded in batch.items()}
+                writer.flush()
+                journal.add(records)
+
+            done = frozenset(journal.samples)
+            for batch in _report(job, done, decode_in_batches(*_asked(job), on_begin, on_commits, done)):
+                background.call(finish, batch)
         description = {
+            "vocab_size": model.vocab_size,
+            "dtype": dtype,
+            "stage": "raw",
+            "capture": keep.description,
             "logits_shift": model.family.logits_shift,
             "mask_token_id": model.mask_token_id,
             "eos_token_ids": model.eos_token_ids,
         }
-        writer.finish(results(), description)
-    progress.remove()
+        written = [
+            WrittenSample(request.question_id, len(request.prompt_ids), [positions for positions, _ in steps])
+            for request, steps in zip(job.requests, _steps(job, journal), strict=True)
+        ]
+        writer.finish(written, assemble_results(job, journal), description)
 
 
-def prompts_of_shard(prompts: list[Prompt], shard: int, shards: int) -> tuple[int, list[Prompt]]:
-    """The prompts of one of `shards` shares, as even as can be, and the number of the first in the whole dataset."""
-    first, last = len(prompts) * shard // shards, len(prompts) * (shard + 1) // shards
-    if first == last:
-        raise UserError(f"shards is {shards}; there are only {len(prompts)} prompts")
-    return first, prompts[first:last]
+def _asked(job: Job) -> tuple[Any, ...]:
+    """What is to be decoded, for `decode_in_batches`."""
+    return job.model, job.requests, job.run.config.generation
 
 
-def kept_logits(capture: Capture, vocab_size: int) -> int | None:
-    """How many logits of an entry are kept where it is not all or none. Raises UserError where there are fewer."""
-    if capture.mode != "top_k":
-        return None
-    if capture.k >= vocab_size:
-        raise UserError(f"capture.k is {capture.k}; the model's vocabulary has {vocab_size}, use capture.mode: full")
-    return capture.k
+def _adopt(writer: TripleWriter, journal: Journal) -> None:
+    """Go on from the samples whose rows are what the journal says; the others are generated again."""
+    damaged = []
+    for sample, record in journal.samples.items():
+        if not writer.adopt(sample, SampleRows(record["num_entries"], record["digests"])):
+            damaged.append(sample)
+    journal.drop(damaged, "their rows in the temporary file are not those that were written")
 
 
-def reduction(writer: TripleWriter, settings: Generation) -> Reduction:
-    """What reduces the logits of a run on their way to its writer."""
-    top_k = writer.mode == "top_k"
-    reduce = reduce_to_top_k(writer.k, writer.dtype) if top_k else reduce_to_statistics(writer.dtype)
-    return Reduction(reduce, writer.write_field, settings.max_tokens, settings.horizons)
+def _record(decoded: Decoded) -> dict[str, Any]:
+    """A finished sample as the journal keeps it."""
+    return {"steps": decoded.steps, "forward_passes": decoded.forward_passes}
 
 
-def logits_dtype(wanted: str, computed: torch.dtype) -> torch.dtype:
-    """The dtype in which logits are saved."""
-    return computed if wanted == "auto" else getattr(torch, wanted)
+def _steps(job: Job, journal: Journal) -> list[list[tuple[list[int], list[int]]]]:
+    """What each timestep of each sample committed, in the order of the samples."""
+    return [journal.samples[request.sample]["steps"] for request in job.requests]
 
 
-def decode_samples(
-    model: CheckpointModel,
-    token_ids: list[list[int]],
-    settings: Generation,
-    seeds: list[int],
-    done: Mapping[int, list[int]],
-    on_entries: OnEntries | None = None,
-) -> Iterator[dict[int, list[int]]]:
-    """Yields, batch by batch, the committed tokens of each of its samples; leaves out those `done` before.
+def logits_dtype(wanted: str, computed: torch.dtype) -> str:
+    """The dtype in which logits are saved, by its name: `auto` is that of the model."""
+    return str(computed).removeprefix("torch.") if wanted == "auto" else wanted
 
-    Says on standard error and in the log how far it is. With `on_entries` the logits of every horizon are handed over
-    as they are produced.
-    """
-    start, before, finished = time.monotonic(), len(done), len(done)
+
+def _report(
+    job: Job, done: Mapping[int, Any] | frozenset[int], batches: Iterator[dict[int, Decoded]]
+) -> Iterator[dict[int, Decoded]]:
+    """The same batches; says on standard error and in the log how far it is, and how fast."""
+    total, before = len(job.requests), len(done)
     if before:
-        logger.info("going on after %d of %d samples", before, len(token_ids))
+        logger.info("going on after %d of %d samples", before, total)
+    yield from report_progress(batches, total, before)
+
+
+def report_progress(batches: Iterator[dict[int, Decoded]], total: int, before: int = 0) -> Iterator[dict[int, Decoded]]:
+    """The same batches of finished samples; says how many of `total` there are, after the `before` ones, how fast."""
+    start, finished_samples, tokens = time.monotonic(), before, 0
     watched = sys.stderr.isatty()
-    with tqdm(total=len(token_ids), initial=before, desc="generate", unit="sample", disable=not watched) as progress:
-        for batch, tokens in decode_in_batches(model, token_ids, settings, seeds, on_entries, frozenset(done)):
-            yield dict(zip(batch, tokens.tolist(), strict=True))
-            finished += len(batch)
-            speed = (finished - before) * settings.max_tokens / (time.monotonic() - start)
-            line = f"{finished} of {len(token_ids)} samples, {speed:.0f} tokens a second"
+    with tqdm(total=total, initial=before, desc="generate", unit="sample", disable=not watched) as bar:
+        for batch in batches:
+            yield batch
+            finished_samples += len(batch)
+            tokens += sum(len(decoded.output_ids) for decoded in batch.values())
+            speed = tokens / (time.monotonic() - start)
+            line = f"{finished_samples} of {total} samples, {speed:.0f} tokens a second"
             logger.info(line)
-            progress.update(len(batch))
-            progress.set_postfix_str(f"{speed:.0f} tokens/s")
+            bar.update(len(batch))
+            bar.set_postfix_str(f"{speed:.0f} tokens/s")
             if not watched:
                 print(f"generate: {line}", file=sys.stderr, flush=True)
 
 
-def assemble_results(
-    run: Run,
-    environment: dict[str, Any],
-    model: CheckpointModel,
-    prompts: list[Prompt],
-    token_ids: list[list[int]],
-    tokens: Mapping[int, list[int]],
-) -> dict[str, Any]:
+def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
     """The results object of a run: config, environment, metrics, outputs."""
     outputs = []
-    for sample_idx, (prompt, prompt_ids) in enumerate(zip(prompts, token_ids, strict=True)):
-        output_ids = tokens[sample_idx]
+    for request, prompt in zip(job.requests, job.prompts, strict=True):
+        record = journal.samples[request.sample]
+        output_ids = Decoded(record["steps"], record["forward_passes"]).output_ids
         output: dict[str, Any] = {
-            "sample_idx": sample_idx,
+            "sample_idx": request.sample,
             "question_id": prompt.id,
             "task": prompt.task,
             "prompt": prompt.text if prompt.messages is None else prompt.messages,
-            "prompt_ids": prompt_ids,
-            "output": model.decode(output_ids),
+            "prompt_ids": request.prompt_ids,
+            "output": job.model.decode(output_ids),
             "output_ids": output_ids,
-            "nfe": len(output_ids) * (2 if run.config.generation.cfg_scale > 0 else 1),
+            "nfe": record["forward_passes"],
         }
         if prompt.label is not None:
             output["label"] = prompt.label
             output["score"] = score(prompt.task, output["output"], prompt.label)
         outputs.append(output)
     scores = [output["score"] for output in outputs if "score" in output]
-    return {
-        "config": run.to_dict()["config"],
-        "point": run.point,
-        "shard": run.shard,
-        "environment": environment,
+    results = {
+        "config": job.run.to_dict()["config"],
+        "point": job.run.point,
+        "shard": job.run.shard,
+        "environment": job.environment,
+        IDENTITY: job.identity,
         "metrics": {
             "num_samples": len(outputs),
             "num_scored": len(scores),
@@ -182,3 +242,7 @@ def assemble_results(
         },
         "outputs": outputs,
     }
+    earlier = [environment for environment in journal.environments if environment != job.environment]
+    if earlier:  # where the run was begun, before it was killed and gone on with here
+        results = {"earlier_environments": earlier, **results}
+    return results

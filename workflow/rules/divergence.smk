@@ -1,6 +1,7 @@
 """Compare every prediction with the final prediction of its position.
 
-Input: a sound triple. Output: a table with one row an entry.
+Input: a sound triple, and the tokenizer of its model. Output: a table with one row an entry, and the five most probable
+tokens of each with their texts. Both come of one pass over the logits.
 """
 
 
@@ -10,6 +11,7 @@ rule divergence:
         validation=rules.validate.output.report,
     output:
         table="results/{experiment}/{run}.divergence.csv",
+        candidates="results/{experiment}/{run}.candidates.json.gz",
     log:
         "logs/divergence/{experiment}/{run}.log",
     benchmark:

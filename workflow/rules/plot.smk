@@ -7,7 +7,7 @@ Input: the tables of all its runs, the texts of their tokens, and the style file
 rule plot:
     input:
         tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
-        candidates=lambda wildcards: of_all_runs(rules.candidates.output.candidates, wildcards.experiment),
+        candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
     output:
         figure("divergence_by_horizon", "1. How far is a prediction from the final one?"),

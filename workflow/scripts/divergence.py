@@ -1,4 +1,4 @@
-"""Compare every prediction of one run with the final one of its position."""
+"""Compare every prediction of one run with the final one of its position, and keep its most probable tokens."""
 
 from pathlib import Path
 
@@ -11,9 +11,12 @@ if __name__ == "__main__":
 
         import torch
 
-        from horizons.divergence import measure_divergence
-        from horizons.report.tables import write_table
+        from horizons.divergence import write_divergence
 
         torch.set_num_threads(snakemake.threads)
-        table = measure_divergence(snakemake.input.results, snakemake.params.device)
-        write_table(table, Path(snakemake.output.table))
+        write_divergence(
+            Path(snakemake.input.results),
+            Path(snakemake.output.table),
+            Path(snakemake.output.candidates),
+            snakemake.params.device,
+        )

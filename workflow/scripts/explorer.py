@@ -4,7 +4,7 @@ from pathlib import Path
 
 from horizons.logs import stage_log
 from horizons.report.explorer import explorer_page
-from horizons.report.tables import read_tables
+from horizons.store.tables import read_tables
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):

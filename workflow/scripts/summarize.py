@@ -5,7 +5,7 @@ from pathlib import Path
 from horizons.logs import stage_log
 from horizons.report.pages import describe_runs, readable_summary, table_page
 from horizons.report.summary import summarize
-from horizons.report.tables import read_tables, write_table
+from horizons.store.tables import read_tables, write_table
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):

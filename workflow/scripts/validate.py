@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.store.validation import report_on
+from horizons.validation import report_on
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):

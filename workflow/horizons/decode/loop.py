@@ -1,211 +1,218 @@
-"""Left-to-right generation: a model and prompts in, committed tokens and the logits of every entry out."""
+"""The decoding loop: a batch of prompts in; commits, timestep by timestep, and each sample's trace out."""
 
-import hashlib
-import logging
 import math
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from horizons.config import Generation
-from horizons.errors import UserError
+from horizons.decode.choose import choose
+from horizons.decode.policies import Policy
+from horizons.decode.policies.left_to_right import LeftToRight
+from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
+from horizons.models.session import Session
 
-# Called at each timestep of a batch with the logits (batch, asked, vocab_size) of the entries of that timestep,
-# horizons ascending, and the tokens (batch,) it committed; on the model's device, not to be changed.
-OnTimestep = Callable[[torch.Tensor, torch.Tensor], None]
-
-# Called at each timestep with the samples of a batch, the number of their first entry in `logits`, the logits (samples,
-# entries, vocab_size) of that timestep's entries, and the tokens (samples,) it committed, on the model's device; not to
-# be changed. Samples that are done again begin at entry 0 once more.
-OnEntries = Callable[[list[int], int, torch.Tensor, torch.Tensor], None]
-
-logger = logging.getLogger(__name__)
+OnCommits = Callable[[Commits], None]
 
 
-def generate(
-    model: MaskedModel, prompts: list[list[int]], settings: Generation, seed: int = 42, first_sample: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Generate for each prompt, a list of token ids; yields sample by sample, in prompt order.
+class Request(NamedTuple):
+    """One sample to be generated."""
 
-    Each is (tokens, logits): the committed tokens (max_tokens,) and the raw logits (num_entries, vocab_size) of the
-    entries, in entry order, on the CPU; no entries without save_logits. Prompts are batched by length, so samples are
-    held until their turn comes; `decode_in_batches` is for those who can't hold them. `first_sample` is the number of
-    the first prompt in the whole dataset: with the seed it decides the noise of a sample, whatever batch or shard the
-    sample is in. Raises UserError where the memory of the GPU does not suffice for one prompt.
-    """
-    entries: dict[int, list[torch.Tensor]] = {sample: [] for sample in range(len(prompts))}
-
-    def keep(samples: list[int], first_entry: int, logits: torch.Tensor, _tokens: torch.Tensor) -> None:
-        for sample, rows in zip(samples, logits.cpu(), strict=True):
-            entries[sample][first_entry:] = rows
-
-    seeds = [sample_seed(seed, first_sample + sample) for sample in range(len(prompts))]
-    done: dict[int, torch.Tensor] = {}
-    next_sample = 0
-    for batch, tokens in decode_in_batches(model, prompts, settings, seeds, keep if settings.save_logits else None):
-        done.update(zip(batch, tokens, strict=True))
-        while next_sample in done:
-            rows = entries.pop(next_sample)
-            yield done.pop(next_sample), torch.stack(rows) if rows else torch.empty(0, model.vocab_size)
-            next_sample += 1
+    sample: int  # its number
+    question_id: str
+    prompt_ids: list[int]
+    seed: int  # of its noise
 
 
-def decode_in_batches(
-    model: MaskedModel,
-    prompts: list[list[int]],
-    settings: Generation,
-    seeds: list[int],
-    on_entries: OnEntries | None = None,
-    done: Container[int] = (),
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Generate for all prompts but those `done`; yields, batch by batch, the numbers of its samples and their tokens.
+class Decoded(NamedTuple):
+    """What became of one sample: for each timestep the positions it committed, ascending, and their tokens."""
 
-    Shorter prompts come first. Tokens are (batch, max_tokens), on the CPU. A batch that does not fit the GPU's memory
-    is done again in halves, and so are those after it, which are longer. Raises UserError if one prompt does not fit.
-    """
-    batches = batches_by_length(prompts, settings.batch_size)
-    queue = [left for batch in batches if (left := [sample for sample in batch if sample not in done])]
-    while queue:
-        batch = queue[0]
-        if (tokens := _decode_if_it_fits(model, batch, prompts, settings, seeds, on_entries)) is not None:
-            yield queue.pop(0), tokens
-            continue
-        # Here and not in an `except`, where the traceback would still hold the tensors of the failed attempt.
-        torch.cuda.empty_cache()
-        if len(batch) == 1:
-            raise UserError(
-                f"CUDA out of memory with a single prompt of {len(prompts[batch[0]])} tokens; use a larger GPU, a "
-                "smaller model.dtype or generation.max_tokens, or shorter prompts"
-            )
-        size = len(batch) // 2
-        logger.warning("CUDA out of memory with %d prompts together; going on with %d", len(batch), size)
-        queue = [part[start : start + size] for part in queue for start in range(0, len(part), size)]
+    steps: list[tuple[list[int], list[int]]]
+    forward_passes: int
+
+    @property
+    def output_ids(self) -> list[int]:
+        """The committed tokens by position; they are those of the first positions, without a gap."""
+        committed = {at: token for step in self.steps for at, token in zip(*step, strict=True)}
+        return [committed[position] for position in range(len(committed))]
 
 
-def _decode_if_it_fits(
-    model: MaskedModel,
-    batch: list[int],
-    prompts: list[list[int]],
-    settings: Generation,
-    seeds: list[int],
-    on_entries: OnEntries | None,
-) -> torch.Tensor | None:
-    next_entry = 0
+class NotFinite(Exception):
+    """The model gave logits that are no prediction: NaN, +inf, or -inf for every token."""
 
-    def on_timestep(logits: torch.Tensor, tokens: torch.Tensor) -> None:
-        nonlocal next_entry
-        on_entries(batch, next_entry, logits, tokens)
-        next_entry += logits.shape[1]
-
-    try:
-        return decode_batch(
-            model,
-            [prompts[sample] for sample in batch],
-            settings,
-            [seeds[sample] for sample in batch],
-            on_timestep if on_entries else None,
+    def __init__(self, question_id: str, timestep: int, position: int, found: float) -> None:
+        what = "-inf for every token" if found == -math.inf else f"a logit of {found}"
+        super().__init__(
+            f"prompt {question_id!r}: at timestep {timestep} the model gives {what} for position {position}"
         )
-    except torch.cuda.OutOfMemoryError:
-        return None
 
 
-def batches_by_length(prompts: list[list[int]], batch_size: int) -> list[list[int]]:
-    """The numbers of the prompts in batches of similar length, so that little of a batch is padding."""
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def sample_seed(seed: int, sample: int) -> int:
-    """The seed of one sample's noise."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {sample}".encode()).digest()[:7], "little")
-
-
-def check_lengths(prompt_lengths: list[int], max_tokens: int, suffix_length: int, context_length: int | None) -> None:
-    """Raise UserError where a prompt and what is generated after it do not fit the model's context."""
-    for sample, length in enumerate(prompt_lengths):
-        needed = length + max_tokens + suffix_length
-        if context_length is not None and needed > context_length:
-            raise UserError(
-                f"sample {sample}: a prompt of {length} tokens and max_tokens {max_tokens} need {needed} positions; "
-                f"the model has {context_length}; lower generation.max_tokens or shorten the prompt"
-            )
+def policy_of(_settings: Generation) -> Policy:
+    """The policy that an experiment asks for."""
+    return LeftToRight()
 
 
 @torch.inference_mode()
 def decode_batch(
     model: MaskedModel,
-    prompts: list[list[int]],
+    requests: Sequence[Request],
     settings: Generation,
-    sample_seeds: list[int],
-    on_timestep: OnTimestep | None = None,
-) -> torch.Tensor:
-    """Generate for one batch: one forward pass and one committed token a timestep; gives tokens (batch, max_tokens).
+    on_commits: OnCommits | None = None,
+) -> list[Decoded]:
+    """Generate for one batch, one forward pass a timestep.
 
-    A canvas is [prompt][masks][the tokenizer's closing tokens][padding]. With `on_timestep` the predictions of every
-    horizon are asked for and handed over, else the final ones alone.
+    With `on_commits` every position is also predicted where a horizon needs it, and commits are handed over as they
+    are made. With `stop_at_eos` a sample that has come to the end of its text leaves the batch. Raises NotFinite.
     """
-    canvases, attention_mask, prompt_lengths = lay_out(model, prompts, settings.max_tokens)
-    unconditional = _without_prompts(canvases, prompt_lengths, model.mask_token_id)
-    generators = [torch.Generator().manual_seed(seed) for seed in sample_seeds]
-    horizons = settings.horizons if on_timestep is not None else [1]
-    rows = torch.arange(len(prompts), device=model.device)
-    for timestep in range(settings.max_tokens):
-        asked = [timestep - 1 + horizon for horizon in horizons if timestep - 1 + horizon < settings.max_tokens]
-        positions = prompt_lengths[:, None] + torch.tensor(asked, device=model.device)
-        logits = model.logits(canvases, attention_mask, positions)
-        scores = logits[:, 0]
+    return _Batch(model, requests, settings, on_commits).run()
+
+
+class _Batch:
+    """A batch under way. Rows are those still in it."""
+
+    def __init__(
+        self,
+        model: MaskedModel,
+        requests: Sequence[Request],
+        settings: Generation,
+        on_commits: OnCommits | None,
+    ) -> None:
+        prompts = [request.prompt_ids for request in requests]
+        self.model, self.settings, self.on_commits = model, settings, on_commits
+        self.policy = policy_of(settings)
+        self.session = Session(model, prompts, settings.max_tokens)
+        self.free = None
         if settings.cfg_scale > 0:
-            free = model.logits(unconditional, attention_mask, positions[:, :1])[:, 0]
-            scores = free + (settings.cfg_scale + 1) * (scores - free)
-        tokens = choose(scores, settings.temperature, model.mask_token_id, generators)
-        if on_timestep is not None:
-            on_timestep(logits, tokens)
-        canvases[rows, positions[:, 0]] = tokens
-        unconditional[rows, positions[:, 0]] = tokens
-    generated = prompt_lengths[:, None] + torch.arange(settings.max_tokens, device=model.device)
-    return canvases.gather(1, generated).cpu()
+            # The same canvases without their prompts, for classifier-free guidance.
+            self.free = Session(model, [[model.mask_token_id] * len(ids) for ids in prompts], settings.max_tokens)
+        self.requests = list(requests)
+        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        self.masked = torch.ones(len(requests), settings.max_tokens, dtype=torch.bool)
+        self.horizons = settings.horizons if on_commits is not None else [1]
+        self.trace = Trace(self.horizons)
+        self.history: list[_Step] = []
+        self.unchecked: list[_Check] = []
+
+    def run(self) -> list[Decoded]:
+        """One timestep after the other until no position is masked."""
+        order, timestep = list(self.requests), 0
+        while self.requests:
+            self._step(timestep)
+            timestep += 1
+            self._let_go(self._finished())
+        self._check_finite()
+        return self._decoded(order)
+
+    def _step(self, timestep: int) -> None:
+        asked = torch.zeros_like(self.masked)
+        for horizon in self.horizons:
+            asked |= self.policy.may_commit(self.masked, timestep, horizon - 1)
+        rows, positions = asked.nonzero(as_tuple=True)
+        logits = self.session.logits(rows, positions)
+        self._note_extremes(timestep, rows, positions, logits)
+        if self.on_commits is not None:
+            self.trace.remember(timestep, asked, rows, positions, logits)
+        candidates = self.policy.may_commit(self.masked, timestep, 0)[rows, positions]
+        rows, positions = rows[candidates], positions[candidates]
+        scores = self._scores(logits, candidates, rows, positions)
+        tokens = choose(scores, self.settings.temperature, self.model.mask_token_id, rows, self.generators)
+        if (chosen := self.policy.commit(timestep, rows, positions, scores, tokens)) is not None:
+            rows, positions, tokens = rows[chosen], positions[chosen], tokens[chosen.to(tokens.device)]
+        self._commit(timestep, rows, positions, tokens)
+
+    def _scores(
+        self, logits: torch.Tensor, candidates: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """What tokens are chosen from, (n, vocab_size), a copy: the logits of the candidates, after guidance."""
+        index = candidates.nonzero().squeeze(1)  # on the CPU: a GPU would have to be waited for
+        scores = logits.index_select(0, index.to(logits.device))
+        if self.free is None:
+            return scores
+        free = self.free.logits(rows, positions)
+        return free + (self.settings.cfg_scale + 1) * (scores - free)
+
+    def _commit(self, timestep: int, rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> None:
+        samples = [self.requests[row].sample for row in rows.tolist()]
+        self.history.append(_Step([request.sample for request in self.requests], samples, positions.tolist(), tokens))
+        if self.on_commits is not None:
+            predictions = self.trace.predictions(timestep, rows, positions)
+            self.on_commits(Commits(timestep, samples, positions.tolist(), tokens, predictions))
+        for session in (self.session, self.free):
+            if session is not None:
+                session.reveal(rows, positions, tokens)
+        self.masked[rows, positions] = False
+
+    def _finished(self) -> torch.Tensor:
+        """Which rows are done: nothing is masked, or with stop_at_eos nothing before an end-of-text token."""
+        done = ~self.masked.any(1)
+        if not self.settings.stop_at_eos:
+            return done
+        step = self.history[-1]
+        row_of = {request.sample: row for row, request in enumerate(self.requests)}
+        for sample, position, token in zip(step.samples, step.positions, step.tokens.tolist(), strict=True):
+            if token in self.model.eos_token_ids and not self.masked[row_of[sample], :position].any():
+                done[row_of[sample]] = True
+        return done
+
+    def _let_go(self, done: torch.Tensor) -> None:
+        """Take rows out of the batch."""
+        if not done.any():
+            return
+        rows = (~done).nonzero().squeeze(1)
+        kept = rows.tolist()
+        self._check_finite()
+        self.requests = [self.requests[row] for row in kept]
+        self.generators = [self.generators[row] for row in kept]
+        if not kept:
+            return
+        self.masked = self.masked[rows]
+        self.trace.keep(rows)
+        for session in (self.session, self.free):
+            if session is not None:
+                session.keep(rows)
+
+    def _note_extremes(self, timestep: int, rows: torch.Tensor, positions: torch.Tensor, logits: torch.Tensor) -> None:
+        """Keep the largest logit of each prediction, which tells NaN and infinity, for `_check_finite`."""
+        ids = [self.requests[row].question_id for row in rows.tolist()]
+        self.unchecked.append(_Check(timestep, ids, positions.tolist(), logits.amax(-1)))
+        if logits.device.type == "cpu":  # on a GPU to look at once would be to wait for it
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        for check in self.unchecked:
+            if not bool(check.largest.isfinite().all()):
+                at = int((~check.largest.isfinite()).nonzero()[0])
+                raise NotFinite(check.question_ids[at], check.timestep, check.positions[at], check.largest[at].item())
+        self.unchecked.clear()
+
+    def _decoded(self, order: list[Request]) -> list[Decoded]:
+        found: dict[int, Decoded] = {request.sample: Decoded([], 0) for request in order}
+        passes = 2 if self.free is not None else 1
+        for step in self.history:
+            committed: dict[int, tuple[list[int], list[int]]] = {sample: ([], []) for sample in step.under_way}
+            for sample, position, token in zip(step.samples, step.positions, step.tokens.tolist(), strict=True):
+                committed[sample][0].append(position)
+                committed[sample][1].append(token)
+            for sample, (positions, tokens) in committed.items():
+                found[sample].steps.append((positions, tokens))
+        return [decoded._replace(forward_passes=passes * len(decoded.steps)) for decoded in found.values()]
 
 
-def lay_out(
-    model: MaskedModel, prompts: list[list[int]], max_tokens: int
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Canvases (batch, length) of prompts padded on the right, their attention mask, and the prompt lengths (batch,).
+class _Step(NamedTuple):
+    """What one timestep committed."""
 
-    The attention mask is None where no canvas is padded.
-    """
-    contents = [prompt + [model.mask_token_id] * max_tokens + model.suffix_ids for prompt in prompts]
-    length = max(len(content) for content in contents)
-    canvases = torch.tensor([content + [model.pad_token_id] * (length - len(content)) for content in contents])
-    lengths = torch.tensor([len(content) for content in contents])
-    attention_mask = (torch.arange(length) < lengths[:, None]).long()
-    prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    padded = bool((lengths < length).any())
-    return canvases.to(model.device), attention_mask.to(model.device) if padded else None, prompt_lengths
+    under_way: list[int]  # the samples of the batch
+    samples: list[int]  # (n,)
+    positions: list[int]  # (n,)
+    tokens: torch.Tensor  # (n,)
 
 
-def choose(
-    scores: torch.Tensor, temperature: float, mask_token_id: int, generators: list[torch.Generator]
-) -> torch.Tensor:
-    """One token (batch,) for each row of scores (batch, vocab_size), never the mask token.
+class _Check(NamedTuple):
+    """The largest logit of each of n predictions of a timestep."""
 
-    Greedy at temperature 0; else drawn from softmax(scores / temperature) by the Gumbel-max trick, in float64, with a
-    generator of its own for each row.
-    """
-    # A copy: the scores may be the logits that are recorded.
-    scores = scores.to(torch.float64 if temperature > 0 else scores.dtype, copy=True)
-    scores[:, mask_token_id] = -math.inf
-    if temperature == 0:
-        return scores.argmax(-1)
-    uniform = torch.stack(
-        [torch.rand(scores.shape[-1], generator=generator, dtype=torch.float64) for generator in generators]
-    ).to(scores.device)
-    # Half of rand's resolution stands for its 0, whose logarithm would win against any score.
-    exponential = -torch.log1p(-uniform.clamp(min=2.0**-54))
-    return (scores / temperature - exponential.log()).argmax(-1)
-
-
-def _without_prompts(canvases: torch.Tensor, prompt_lengths: torch.Tensor, mask_token_id: int) -> torch.Tensor:
-    """The canvases with their prompts masked, for classifier-free guidance."""
-    in_prompt = torch.arange(canvases.shape[1], device=canvases.device) < prompt_lengths[:, None]
-    return canvases.masked_fill(in_prompt, mask_token_id)
+    timestep: int
+    question_ids: list[str]
+    positions: list[int]
+    largest: torch.Tensor

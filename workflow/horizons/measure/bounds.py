@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from horizons.measure.exact import sorted_ids
+from horizons.columns import CANDIDATES
+from horizons.measure.definitions import sorted_ids
 
 # Less mass than this in a tail is rounding.
 NO_MASS = 1e-12
@@ -40,7 +41,7 @@ def keep_top_k(logits: torch.Tensor, k: int, committed: torch.Tensor) -> TopK:
     largest = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)
     ids = largest.indices[:, :k].sort(-1).values
     ids = ids.gather(-1, sorted_ids(logits.gather(-1, ids), k))
-    unsure = (largest.values[:, min(k, 5) - 1] == largest.values[:, -1]).nonzero().squeeze(-1)
+    unsure = (largest.values[:, min(k, CANDIDATES) - 1] == largest.values[:, -1]).nonzero().squeeze(-1)
     if len(unsure):
         ids[unsure] = sorted_ids(logits[unsure], k)
     return TopK(
@@ -66,7 +67,6 @@ def describe_top_k(predictions: TopK) -> dict[str, torch.Tensor]:
         "margin": logits[:, 0] - logits[:, 1],
         "final_token_probability": (committed - predictions.logsumexp).exp(),
         "final_token_rank": (logits > committed[:, None]).sum(-1),
-        "top1_token_id": predictions.token_ids[:, 0],
     }
 
 
@@ -78,7 +78,7 @@ def compare_top_k(predictions: TopK, finals: TopK, committed: torch.Tensor) -> d
     """
     p, q = _outcomes(predictions, finals, committed)
     q_again, p_again = _outcomes(finals, predictions, committed)
-    first, second = predictions.token_ids[:, :5], finals.token_ids[:, :5]
+    first, second = predictions.token_ids[:, :CANDIDATES], finals.token_ids[:, :CANDIDATES]
     return {
         "kl": torch.maximum(_kl(p, q), _kl(p_again, q_again)),
         "kl_reverse": torch.maximum(_kl(q, p), _kl(q_again, p_again)),

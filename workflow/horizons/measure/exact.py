@@ -1,12 +1,6 @@
-"""The numbers that compare predictions: maths on tensors of logits.
+"""The numbers that compare predictions, all at once, on tensors of logits: in float32, intermediate results shared.
 
-`p` is the softmax of the first argument, `q` of the second, the later or final one; natural logarithms, so divergences
-are in nats. Everything upcasts before the softmax, which in bfloat16 is off by up to several hundred per cent over a
-real vocabulary, and works over the last axis.
-
-The first half says what the numbers are, one function each, in float64. The second half, `summarize_logits`, `describe`
-and `compare`, gives all of them at once, in float32 with the intermediate results shared; the tests hold the two to
-each other within 1e-5.
+What the numbers are is said in `definitions`; the tests hold the two to each other within 1e-5.
 """
 
 import math
@@ -14,56 +8,18 @@ from typing import NamedTuple
 
 import torch
 
-# How many of the largest logits `top_candidates` looks at; more than the five that are asked for, to see ties.
-CANDIDATES = 16
+from horizons.columns import CANDIDATES
+from horizons.measure.definitions import entropy, js_divergence, kl_divergence, sorted_ids
+
+# How many of the largest logits `top_candidates` looks at; more than are kept, to see ties.
+SEARCHED = 16
 # The largest logits lie in the blocks with the largest maxima, and a maximum is found far faster than an order.
 TOP_BLOCK = 64
+# Of so many times what the blocks hold, so that looking for them first pays.
+WORTHWHILE = 4
 
 
-def kl_divergence(logits: torch.Tensor, final_logits: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) in nats: (..., vocab_size) twice -> (...). Infinite where p has weight that q has not."""
-    log_p, log_q = logits.double().log_softmax(-1), final_logits.double().log_softmax(-1)
-    divergence = _expectation(log_p, log_p - log_q).clamp(min=0.0)
-    # Said apart, for a weight can be positive and yet underflow to 0, and 0 * inf is NaN.
-    lacks_support = ((log_p > -math.inf) & (log_q == -math.inf)).any(-1)
-    return divergence.masked_fill(lacks_support, math.inf)
-
-
-def js_divergence(logits: torch.Tensor, final_logits: torch.Tensor) -> torch.Tensor:
-    """Jensen-Shannon divergence in nats, in [0, ln 2]: (..., vocab_size) twice -> (...).
-
-    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 (Lin 1991). Finite for any two distributions.
-    """
-    log_p, log_q = logits.double().log_softmax(-1), final_logits.double().log_softmax(-1)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    halves = _expectation(log_p, log_p - log_m) + _expectation(log_q, log_q - log_m)
-    return (halves / 2).clamp(0.0, math.log(2))
-
-
-def entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of p in nats: (..., vocab_size) -> (...)."""
-    log_p = logits.double().log_softmax(-1)
-    return (-_expectation(log_p, log_p)).clamp(min=0.0)
-
-
-def top_k_agreement(logits: torch.Tensor, final_logits: torch.Tensor, k: int = 5) -> torch.Tensor:
-    """Shared members of the k largest, divided by k: (..., vocab_size) twice -> (...)."""
-    k = min(k, logits.shape[-1])
-    first, second = (sorted_ids(each, k) for each in (logits, final_logits))
-    return (first[..., :, None] == second[..., None, :]).any(-1).float().mean(-1)
-
-
-def _expectation(log_p: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Sum of p * values; a probability of exactly 0 contributes nothing, whatever its value."""
-    return (log_p.exp() * values).masked_fill(log_p == -math.inf, 0.0).sum(-1)
-
-
-def sorted_ids(logits: torch.Tensor, k: int) -> torch.Tensor:
-    """Token ids (..., k) of the largest logits, largest first; among equals the lower id comes first."""
-    return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
-
-
-class Summary(NamedTuple):
+class Prepared(NamedTuple):
     """n predictions, and what their comparisons share. Logits are centred: the largest of a row is 0."""
 
     logits: torch.Tensor  # (n, vocab_size)
@@ -74,12 +30,12 @@ class Summary(NamedTuple):
     top_ids: torch.Tensor  # (n, k), among equals the lower id first
     scratch: torch.Tensor  # (n, vocab_size), to be overwritten; fresh memory costs a CPU more than a product does
 
-    def rows(self, index: torch.Tensor | slice) -> "Summary":
+    def rows(self, index: torch.Tensor | slice) -> "Prepared":
         """Some of the predictions; views of them for a slice."""
-        return Summary(*(values[index] for values in self))
+        return Prepared(*(values[index] for values in self))
 
 
-def summarize_logits(logits: torch.Tensor) -> Summary:
+def prepare(logits: torch.Tensor) -> Prepared:
     """Logits (n, vocab_size) of any dtype, taken in float32 -> what `describe` and `compare` need of them."""
     centred = logits.to(torch.float32, copy=True)
     top_logits, top_ids = top_candidates(centred)
@@ -91,10 +47,10 @@ def summarize_logits(logits: torch.Tensor) -> Summary:
     scratch = torch.empty_like(centred)
     spread = log_normalizer - _dot(probabilities, centred, scratch)
     spread = _recompute(spread, lambda rows: entropy(logits[rows]))
-    return Summary(centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids, scratch)
+    return Prepared(centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids, scratch)
 
 
-def describe(predictions: Summary, token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def describe(predictions: Prepared, token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """What n predictions say by themselves and of the tokens committed, token_ids (n,): each number (n,)."""
     chosen = predictions.logits.gather(-1, token_ids[:, None])
     # Compared into numbers, for comparing into bool and adding it up are both several times slower on a CPU.
@@ -106,11 +62,10 @@ def describe(predictions: Summary, token_ids: torch.Tensor) -> dict[str, torch.T
         "margin": best[:, 0] - best[:, 1] if best.shape[1] > 1 else torch.full_like(best[:, 0], math.inf),
         "final_token_probability": predictions.probabilities.gather(-1, token_ids[:, None]).squeeze(-1),
         "final_token_rank": above.sum(-1).long(),
-        "top1_token_id": predictions.top_ids[:, 0],
     }
 
 
-def compare(predictions: Summary, finals: Summary) -> dict[str, torch.Tensor]:
+def compare(predictions: Prepared, finals: Prepared) -> dict[str, torch.Tensor]:
     """n predictions with the n final predictions of their positions: each number (n,), divergences in nats."""
     p, q, scratch = predictions.probabilities, finals.probabilities, predictions.scratch
     difference = predictions.logits - finals.logits
@@ -129,7 +84,7 @@ def compare(predictions: Summary, finals: Summary) -> dict[str, torch.Tensor]:
     kl = _recompute(kl, exactly(kl_divergence, predictions, finals))
     kl_reverse = _recompute(kl_reverse, exactly(kl_divergence, finals, predictions))
     js = _recompute(js, exactly(js_divergence, predictions, finals))
-    k = min(5, p.shape[-1])
+    k = min(CANDIDATES, p.shape[-1])
     shared = predictions.top_ids[:, :k, None] == finals.top_ids[:, None, :k]
     return {
         "kl": kl.clamp(min=0.0),
@@ -147,13 +102,13 @@ def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     place is sorted whole.
     """
     n, vocab_size = logits.shape
-    k = min(CANDIDATES, vocab_size)
+    k = min(SEARCHED, vocab_size)
     whole = vocab_size - vocab_size % TOP_BLOCK
-    if whole < 4 * CANDIDATES * TOP_BLOCK:
+    if whole < WORTHWHILE * SEARCHED * TOP_BLOCK:
         ids = sorted_ids(logits, k)
         return logits.gather(-1, ids), ids
     blocks = logits[:, :whole].unflatten(-1, (-1, TOP_BLOCK))
-    maxima, best_blocks = blocks.amax(-1).topk(CANDIDATES)
+    maxima, best_blocks = blocks.amax(-1).topk(SEARCHED)
     inside = torch.arange(TOP_BLOCK, device=logits.device)
     candidates = (best_blocks[:, :, None] * TOP_BLOCK + inside).flatten(1)
     rest = torch.arange(whole, vocab_size, device=logits.device).expand(n, -1)
@@ -162,7 +117,7 @@ def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values = logits.gather(-1, ids)
     order = sorted_ids(values, k)
     values, ids = values.gather(-1, order), ids.gather(-1, order)
-    unsure = (torch.maximum(maxima[:, -1], values[:, -1]) >= values[:, 4]).nonzero().squeeze(-1)
+    unsure = (torch.maximum(maxima[:, -1], values[:, -1]) >= values[:, CANDIDATES - 1]).nonzero().squeeze(-1)
     if len(unsure):
         ids[unsure] = sorted_ids(logits[unsure], k)
         values[unsure] = logits[unsure].gather(-1, ids[unsure])

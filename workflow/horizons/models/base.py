@@ -8,23 +8,14 @@ import torch
 from jinja2 import TemplateError
 
 from horizons.errors import UserError
+from horizons.models.session import CanvasModel
 from horizons.prompts import Prompt
 
 
-class MaskedModel(Protocol):
+class MaskedModel(CanvasModel, Protocol):
     """What decoding needs of a model; see `CheckpointModel` for the real ones."""
 
-    mask_token_id: int
-    pad_token_id: int
-    vocab_size: int
-    suffix_ids: list[int]
-    device: torch.device
-
-    def logits(
-        self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None, positions: torch.Tensor
-    ) -> torch.Tensor:
-        """Raw logits (batch, asked, vocab_size) for positions (batch, asked) of canvases (batch, length)."""
-        ...
+    eos_token_ids: list[int]
 
 
 @dataclass
@@ -56,38 +47,44 @@ class CheckpointModel:
     dtype: torch.dtype
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self._asked = torch.empty(0)  # the rows that the forward pass under way is to give
-        if self.family.head_on_asked_rows:
-            self.family.network.base_model.register_forward_hook(self._keep_asked_rows)
-
     @property
     def context_length(self) -> int | None:
         """The most tokens of a canvas, None where the checkpoint sets no bound."""
         return self.family.context_length
 
     @torch.inference_mode()
-    def logits(
-        self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None, positions: torch.Tensor
+    def forward(
+        self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None, rows: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor:
-        """Raw logits (batch, asked, vocab_size), in the dtype of the model, for the tokens at the asked positions.
+        """Raw logits (n, vocab_size), in the dtype of the model, for the tokens at n places of the canvases.
 
         `token_ids` (batch, length) int64; `attention_mask` (batch, length), 0 on padding, or None where there is
-        none; `positions` (batch, asked) int64. The LM head runs on the asked rows only.
+        none; `rows` and `columns` (n,) int64. The LM head runs on the asked places only.
         """
-        self._asked = positions.to(self.device) - self.family.logits_shift
+        columns = columns - self.family.logits_shift
         inputs = {"input_ids": token_ids.to(self.device)}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask.to(self.device)
-        logits = self.family.network(**inputs).logits
         if not self.family.head_on_asked_rows:
-            logits = _select_rows(logits, self._asked)
-        return logits.to(self.device)
+            return _select(self.family.network(**inputs).logits, rows, columns).to(self.device)
 
-    def _keep_asked_rows(self, _module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401
-        """Between the layers and the LM head: drop the hidden states (batch, length, width) nobody asked for."""
-        output.last_hidden_state = _select_rows(output.last_hidden_state, self._asked)
-        return output
+        def keep_asked(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401
+            output.last_hidden_state = _select(output.last_hidden_state, rows, columns)[None]
+            return output
+
+        # Between the layers and the LM head: the hidden states nobody asked for are dropped.
+        hook = self.family.network.base_model.register_forward_hook(keep_asked)
+        try:
+            return self.family.network(**inputs).logits[0].to(self.device)
+        finally:
+            hook.remove()
+
+    def logits(
+        self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """`forward` at as many places of each row: positions (batch, asked) -> (batch, asked, vocab_size)."""
+        rows = torch.arange(len(positions)).repeat_interleave(positions.shape[1])
+        return self.forward(token_ids, attention_mask, rows, positions.flatten()).unflatten(0, positions.shape)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, up to where the masks begin. Raises UserError for a prompt that can't be used."""
@@ -143,6 +140,7 @@ class CheckpointModel:
         return frozenset(self.tokenizer.get_vocab().values())
 
 
-def _select_rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """(batch, length, width), (batch, asked) -> (batch, asked, width)."""
-    return values.gather(1, rows.to(values.device)[:, :, None].expand(-1, -1, values.shape[-1]))
+def _select(values: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """(batch, length, width), (n,) twice -> (n, width)."""
+    index = (rows * values.shape[1] + columns).to(values.device)
+    return values.flatten(0, 1).index_select(0, index)

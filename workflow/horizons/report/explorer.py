@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from horizons.columns import BOUNDED
 from horizons.errors import UserError
 from horizons.report.labels import label_points
-from horizons.report.tables import BOUNDED, column_of
 from horizons.store.files import read_results, run_number
+from horizons.store.tables import column_of
 
 # Probabilities are whole multiples of 1 / PROBABILITY_SCALE in the page, which takes half the characters.
 PROBABILITY_SCALE = 10_000

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from horizons.report.tables import LOWER_BOUND
+from horizons.columns import LOWER_BOUND
 from horizons.store.files import read_results, run_number
 
 SECTIONS = ["config", "environment", "metrics"]

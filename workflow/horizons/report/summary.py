@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from horizons.report.tables import column_of
+from horizons.columns import NUMBERS
 from horizons.store.files import read_results, run_number
-from horizons.store.layout import NUMBERS
+from horizons.store.tables import column_of
 
 # How far the margin of one and the same prediction may be off, by the dtype the model computes in: the largest
 # difference between batches of 1 and of 16, for the default model on a CPU (0.000013, 0.020 and 0.156; its logits go up

@@ -1,4 +1,4 @@
-"""Logits on their way from the model to the disk, while the model computes the next timestep."""
+"""Work that goes on beside the model: what it predicted is copied to the host and written while it computes on."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,21 +7,20 @@ from typing import Any, Self
 
 import torch
 
-# Timesteps of a batch that may wait to be written; memory is bounded by so many, and one more under way.
+# Calls that may wait; memory is bounded by the tensors of so many, and of one more under way.
 QUEUE_LENGTH = 2
 
+Fields = dict[int, dict[str, torch.Tensor]]  # by horizon, then by name
 
-class BackgroundWriter:
-    """Calls `write(samples, first_entry, logits)` in a thread of its own, in order; a context manager.
 
-    Called with logits (samples, entries, vocab_size) on the model's device, it returns as soon as their copy to the
-    host is under way, and waits only where more than QUEUE_LENGTH timesteps are unwritten. What fails in the thread
-    is raised by the next call, or at the end.
+class Background:
+    """Calls functions in a thread of its own, in order; a context manager.
+
+    What fails in the thread is raised by the next call, or at the end.
     """
 
-    def __init__(self, write: Callable[[list[int], int, torch.Tensor], None]) -> None:
-        self._write = write
-        self._pool = ThreadPoolExecutor(1, "capture")
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "background")
         self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:
@@ -33,34 +32,34 @@ class BackgroundWriter:
             while self._waiting:
                 self._waiting.popleft().result()
 
-    def __call__(self, samples: list[int], first_entry: int, logits: torch.Tensor, _tokens: torch.Tensor) -> None:
-        """Write the logits of consecutive entries, the same ones of each sample."""
-        host, copied = _copy_to_host(logits)
-        self._submit(self._write_copied, samples, first_entry, host, copied)
-
-    def then(self, function: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
-        """Call a function after all that was handed over before is written."""
-        self._submit(function, *arguments)
-
-    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+        """Call a function after all that was handed over before; waits where more than QUEUE_LENGTH calls do."""
         while len(self._waiting) >= QUEUE_LENGTH:
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(function, *arguments))
 
-    def _write_copied(
-        self, samples: list[int], first_entry: int, host: torch.Tensor, copied: torch.cuda.Event | None
-    ) -> None:
-        if copied is not None:
-            copied.synchronize()
-        self._write(samples, first_entry, host)
+    def call_with(self, fields: Fields, function: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+        """The same, the fields last and on the host: their copy from a GPU is under way when this returns."""
+        host, copied = copy_to_host(fields)
+
+        def wait_and_call() -> None:
+            if copied is not None:
+                copied.synchronize()
+            function(*arguments, host)
+
+        self.call(wait_and_call)
 
 
-def _copy_to_host(logits: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """The logits on the host, and the event after which they are there (None: at once)."""
-    if logits.device.type != "cuda":
-        return logits, None
-    host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-    host.copy_(logits, non_blocking=True)
+def copy_to_host(fields: Fields) -> tuple[Fields, torch.cuda.Event | None]:
+    """The fields on the host, and the event after which they are there (None: at once)."""
+    if not any(values.is_cuda for named in fields.values() for values in named.values()):
+        return fields, None
+    host = {horizon: {name: _start_copy(values) for name, values in named.items()} for horizon, named in fields.items()}
     copied = torch.cuda.Event()
     copied.record()
     return host, copied
+
+
+def _start_copy(values: torch.Tensor) -> torch.Tensor:
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)

@@ -1,17 +1,11 @@
-"""What the safetensors file of a run holds, and where, by what is kept of the predictions. No torch."""
+"""What the safetensors file of a run holds, and where. No torch."""
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from horizons.errors import UserError
 from horizons.store.files import DTYPES, MAX_HEADER_SIZE, entry_key
-
-# The numbers of an entry: compared with the final prediction of its position, and by itself.
-DIVERGENCES = ["kl", "kl_reverse", "js", "top1_agreement", "top5_agreement"]
-DESCRIPTIONS = ["entropy", "confidence", "margin", "final_token_probability", "final_token_rank"]
-NUMBERS = DIVERGENCES + DESCRIPTIONS
-
-CANDIDATES = 5  # the most probable tokens of an entry that are shown
 
 ITEM_BYTES = dict(DTYPES.values())
 HEADER_NAMES = {name: header for header, (name, _) in DTYPES.items()}
@@ -33,69 +27,62 @@ class Field(NamedTuple):
         return count * ITEM_BYTES[self.dtype]
 
 
-def fields_of(mode: str, k: int | None, vocab_size: int, dtype: str) -> list[Field]:
-    """The fields of an entry in the order of the file, larger numbers first so that all are aligned.
+class Layout(NamedTuple):
+    """The fields of an entry in the order of the file, larger numbers first so that all are aligned."""
 
-    `full`: the logits. `top_k`: the k largest logits and their token ids, largest first; the logsumexp of all logits,
-    with which they become probabilities; the logit of the token that was committed. `statistics`: the numbers of the
-    divergence table, and the most probable tokens.
-    """
-    if mode == "full":
-        return [Field("logits", dtype, (vocab_size,))]
-    if mode == "top_k":
-        return [
-            Field("logsumexp", "float64", ()),
-            Field("token_ids", "int32", (k,)),
-            Field("logits", dtype, (k,)),
-            Field("committed_logit", dtype, ()),
-        ]
-    candidates = min(CANDIDATES, vocab_size)
-    return [
-        *(Field(name, "float32", ()) for name in NUMBERS),
-        Field("token_ids", "int32", (candidates,)),
-        Field("probabilities", "float32", (candidates,)),
-    ]
+    fields: list[Field]
+    tensor_an_entry: bool = False  # of the one field; else one tensor a field, with a row an entry
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry."""
+        return sum(field.row_bytes for field in self.fields)
+
+    def offsets(self, num_entries: int) -> dict[str, int]:
+        """Where in the data region each field begins: entry after entry, field after field, no gaps."""
+        offsets, end = {}, 0
+        for field in self.fields:
+            offsets[field.name] = end
+            end += num_entries * field.row_bytes
+        return offsets
+
+    def tensors(self, entries: Sequence[int]) -> Iterator[tuple[str, dict[str, object]]]:
+        """The tensors of the file and how its header describes them; `entries` are how many each sample has."""
+        if not self.tensor_an_entry:
+            num_entries = sum(entries)
+            for field, start in zip(self.fields, self.offsets(num_entries).values(), strict=True):
+                yield field.name, _describe(field, (num_entries, *field.row_shape), start)
+            return
+        [field] = self.fields
+        row = 0
+        for sample, count in enumerate(entries):
+            for entry in range(count):
+                yield entry_key(sample, entry), _describe(field, field.row_shape, row * field.row_bytes)
+                row += 1
 
 
-def data_offsets(fields: list[Field], num_entries: int) -> dict[str, int]:
-    """Where in the data region each field begins: entry after entry, field after field, no gaps."""
-    offsets, end = {}, 0
-    for field in fields:
-        offsets[field.name] = end
-        end += num_entries * field.row_bytes
-    return offsets
-
-
-def safetensors_header(mode: str, fields: list[Field], num_samples: int, entries_per_sample: int) -> bytes:
-    """The first bytes of the file: for `full` one tensor an entry, else one a field with a row an entry.
+def safetensors_header(layout: Layout, entries: Sequence[int]) -> bytes:
+    """The first bytes of the file, for samples of so many entries each.
 
     Raises UserError where the header would be larger than the format allows.
     """
-    num_entries = num_samples * entries_per_sample
-    if mode == "full":
-        [field] = fields
-        tensors = (
-            _tensor(entry_key(*divmod(row, entries_per_sample)), field, field.row_shape, row * field.row_bytes)
-            for row in range(num_entries)
-        )
-    else:
-        starts = data_offsets(fields, num_entries)
-        tensors = (_tensor(field.name, field, (num_entries, *field.row_shape), starts[field.name]) for field in fields)
+    tensors = (
+        f'"{name}":{json.dumps(described, separators=(",", ":"))}' for name, described in layout.tensors(entries)
+    )
     # One key at most: safetensors' own writer gives several in random order.
     header = ('{"__metadata__":{"format":"pt"},' + ",".join(tensors) + "}").encode()
     header += b" " * (-len(header) % 8)  # so that the data is aligned for every dtype
     if len(header) > MAX_HEADER_SIZE:
         shards = -(-len(header) // MAX_HEADER_SIZE) + 1
         raise UserError(
-            f"{num_samples} prompts need a safetensors header of {len(header):,} bytes; the format allows "
+            f"{len(entries)} prompts need a safetensors header of {len(header):,} bytes; the format allows "
             f"{MAX_HEADER_SIZE:,}; set shards to {shards} times what it is"
         )
     return len(header).to_bytes(8, "little") + header
 
 
-def _tensor(name: str, field: Field, shape: tuple[int, ...], start: int) -> str:
+def _describe(field: Field, shape: tuple[int, ...], start: int) -> dict[str, object]:
     size = ITEM_BYTES[field.dtype]
     for length in shape:
         size *= length
-    described = {"dtype": HEADER_NAMES[field.dtype], "shape": shape, "data_offsets": [start, start + size]}
-    return f'"{name}":{json.dumps(described, separators=(",", ":"))}'
+    return {"dtype": HEADER_NAMES[field.dtype], "shape": list(shape), "data_offsets": [start, start + size]}

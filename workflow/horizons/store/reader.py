@@ -55,6 +55,30 @@ class Triple:
         """What was kept of each prediction: `full`, `top_k` or `statistics`."""
         return self.saved.get("capture", {}).get("mode", "full")
 
+    @property
+    def k(self) -> int | None:
+        """How many logits of a prediction were kept in mode `top_k`."""
+        return self.saved.get("capture", {}).get("k")
+
+    @property
+    def vocab_size(self) -> int:
+        """Of a prediction."""
+        return self.saved["vocab_size"] if "vocab_size" in self.saved else self.logits.shape[1]
+
+    @property
+    def dtype(self) -> str:
+        """Torch's name of the dtype of saved logits."""
+        return self.saved["dtype"] if "dtype" in self.saved else str(self.logits.dtype).removeprefix("torch.")
+
+    @property
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What was kept of the predictions by name, each (num_entries, ...): of whole logits these alone."""
+        return {"logits": self.logits} if self.mode == "full" else self.fields
+
+    def committed(self, sample_idx: int) -> list[int]:
+        """The committed token ids of a sample by relative position."""
+        return self.results["outputs"][sample_idx]["output_ids"]
+
     @cached_property
     def metadata(self) -> list[dict[str, Any]]:
         """One object for each entry, in the order of the rows of `logits`."""

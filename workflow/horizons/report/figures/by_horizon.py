@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from horizons.report.figures.frame import Lines, draw_lines, horizon_axis, open_frame
 from horizons.report.figures.intervals import count_infinite, describe_bars, means_by
-from horizons.report.tables import column_of, qualifier
+from horizons.store.tables import column_of, qualifier
 
 AHEAD = [1, 2, 4, 8]  # how many tokens would be accepted together
 

@@ -14,7 +14,7 @@ from horizons.report.figures.frame import (
     shorten,
 )
 from horizons.report.figures.intervals import count_infinite, count_samples
-from horizons.report.tables import column_of, qualifier
+from horizons.store.tables import column_of, qualifier
 
 BAND = (0.1, 0.9)  # quantiles over samples
 FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing is drawn

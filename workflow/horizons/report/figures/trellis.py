@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from horizons.report.figures.frame import WIDTH, name_panel, open_frame
 from horizons.report.figures.glyphs import fit, printable
-from horizons.report.tables import column_of, qualifier
+from horizons.store.tables import column_of, qualifier
 
 PER_LINE = 12  # positions side by side
 MAX_POSITIONS = 96

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from horizons.errors import UserError
 from horizons.store.files import replacing, run_number, run_paths, sibling
-from horizons.store.validation.logits import check_logits
-from horizons.store.validation.metadata import check_metadata
-from horizons.store.validation.results import check_results
+from horizons.validation.logits import check_logits
+from horizons.validation.metadata import check_metadata
+from horizons.validation.results import check_results
 
 MAX_LINES = 50
 

@@ -1,14 +1,20 @@
 """What the results file of a run promises of the other two files, and whether it agrees with itself."""
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from horizons.decode.schedule import Entry, entries_of_sample
+from horizons.entries import Entry, count_entries, entries_of
+from horizons.errors import UserError
+from horizons.keep import Entries, Keep, keep_of
 from horizons.store.files import DTYPES, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
 from horizons.strict_json import parse_json, shorten
 
@@ -55,6 +61,7 @@ class _Saved(_Reference):
 
 class _Generation(_Strict):
     max_tokens: Annotated[int, Field(ge=1)]
+    stop_at_eos: bool = False
     temperature: float
     cfg_scale: float
     horizons: list[int]
@@ -88,36 +95,54 @@ class Sample(NamedTuple):
     question_id: str
     prompt_length: int
     output_ids: list[int]
+    entries: list[Entry]
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What the other two files must hold, by the results file and the schedule."""
+    """What the other two files must hold, by the results file and the order of entries."""
 
     samples: list[Sample]
-    entries: list[Entry]  # of each sample
     vocab_size: int
     dtype: str
-    mode: str
-    k: int | None
+    keep: Keep
     mask_token_id: int
     greedy: bool  # every token is the argmax of its final prediction, the mask token aside
     logits_checksum: str
     metadata_checksum: str
 
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first row of each sample, and the number of all entries at the end."""
+        return list(accumulate((len(sample.entries) for sample in self.samples), initial=0))
+
     @property
     def num_entries(self) -> int:
         """Entries of all samples."""
-        return len(self.samples) * len(self.entries)
+        return self.starts[-1]
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one entry's logits."""
         return self.vocab_size * dict(DTYPES.values())[self.dtype]
 
+    def place(self, row: int) -> tuple[int, int]:
+        """The sample of an entry by its place in entry order, and which of that sample's it is."""
+        sample = bisect_right(self.starts, row) - 1
+        return sample, row - self.starts[sample]
+
     def key(self, row: int) -> str:
         """The key of an entry by its place in entry order."""
-        return entry_key(*divmod(row, len(self.entries)))
+        return entry_key(*self.place(row))
+
+    def entries(self) -> Entries:
+        """What each entry of the run predicts, and the token its position got; -1 where the results lack it."""
+        found = [
+            (entry.horizon, entry.relative_position, sample.output_ids[entry.relative_position])
+            for sample in self.samples
+            for entry in sample.entries
+        ]
+        return Entries(*np.array(found, dtype=np.int64).reshape(-1, 3).T)
 
 
 def check_results(path: Path) -> tuple[Promise | None, list[str]]:
@@ -183,16 +208,18 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     if saved.horizons != sorted(set(saved.horizons)) or saved.horizons[0] != 1:
         return None, [f"horizons are {shorten(saved.horizons)}; expected ascending, from 1"]
     # Counted before they are made, for a number in a damaged file can be any.
-    count = sum(max(0, generation.max_tokens - horizon + 1) for horizon in saved.horizons) * len(results.outputs)
+    count = sum(count_entries(len(output.output_ids), saved.horizons) for output in results.outputs)
     if count > MAX_ENTRIES:
-        return None, [f"max_tokens {generation.max_tokens} makes {count} entries; a safetensors file has fewer"]
+        return None, [f"output_ids make {count} entries; a safetensors file has fewer"]
+    try:
+        keep = keep_of(saved.capture.mode, saved.capture.k, saved.vocab_size, saved.dtype)
+    except UserError as error:
+        return None, [str(error)]
     return Promise(
-        samples=[Sample(output.question_id, len(output.prompt_ids), output.output_ids) for output in results.outputs],
-        entries=entries_of_sample(generation.max_tokens, saved.horizons),
+        samples=[_sample(output, saved.horizons) for output in results.outputs],
         vocab_size=saved.vocab_size,
         dtype=saved.dtype,
-        mode=saved.capture.mode,
-        k=saved.capture.k,
+        keep=keep,
         mask_token_id=saved.mask_token_id,
         greedy=generation.temperature == 0 and generation.cfg_scale == 0,
         logits_checksum=saved.checksums.logits,
@@ -200,14 +227,17 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     ), []
 
 
+def _sample(output: _Output, horizons: list[int]) -> Sample:
+    commits = [[position] for position in range(len(output.output_ids))]
+    return Sample(output.question_id, len(output.prompt_ids), output.output_ids, entries_of(commits, horizons))
+
+
 def _count_problems(results: _Results, promise: Promise) -> Iterator[str]:
     saved, configured = results.saved_logits_metadata, results.config.generation.horizons
     if saved.num_entries != promise.num_entries:
-        yield f"num_entries is {saved.num_entries}; expected {promise.num_entries} by the schedule"
-    if promise.mode == "top_k" and (promise.k is None or promise.k >= saved.vocab_size):
-        yield f"capture.k is {promise.k}; expected a number below vocab_size {saved.vocab_size}"
-    if promise.mode != results.config.capture.mode:
-        yield f"capture.mode is {promise.mode}; expected {results.config.capture.mode} by its config"
+        yield f"num_entries is {saved.num_entries}; expected {promise.num_entries} by its output_ids"
+    if saved.capture.mode != results.config.capture.mode:
+        yield f"capture.mode is {saved.capture.mode}; expected {results.config.capture.mode} by its config"
     if saved.horizons != configured:
         yield f"horizons are {shorten(saved.horizons)}; expected {shorten(configured)} by its config"
     for token in (saved.mask_token_id, *saved.eos_token_ids):
@@ -216,7 +246,7 @@ def _count_problems(results: _Results, promise: Promise) -> Iterator[str]:
 
 
 def _sample_problems(results: _Results, promise: Promise) -> Iterator[str]:
-    saved, max_tokens = results.saved_logits_metadata, results.config.generation.max_tokens
+    saved = results.saved_logits_metadata
     sample_of: dict[str, int] = {}
     for number, output in enumerate(results.outputs):
         where = f"sample {number}"
@@ -225,16 +255,33 @@ def _sample_problems(results: _Results, promise: Promise) -> Iterator[str]:
         first = sample_of.setdefault(output.question_id, number)
         if first != number:
             yield f"{where}: question_id is {shorten(output.question_id)}, as in sample {first}; expected another"
-        if len(output.output_ids) != max_tokens:
-            yield f"{where}: has {len(output.output_ids)} output_ids; expected max_tokens {max_tokens}"
+        yield from (f"{where}: {problem}" for problem in _length_problems(output, results))
         for name, token_ids in (("prompt_ids", output.prompt_ids), ("output_ids", output.output_ids)):
             largest = max(token_ids, default=0)
             if largest >= saved.vocab_size:
                 yield f"{where}: {name} has {largest}; expected less than vocab_size {saved.vocab_size}"
         reference = output.saved_logits_metadata
-        if reference.num_entries != len(promise.entries):
-            yield f"{where}: num_entries is {reference.num_entries}; expected {len(promise.entries)} by the schedule"
+        expected_entries = len(promise.samples[number].entries)
+        if reference.num_entries != expected_entries:
+            yield f"{where}: num_entries is {reference.num_entries}; expected {expected_entries} by its output_ids"
         for name in ("logits_file", "horizons"):
             found, expected = getattr(reference, name), getattr(saved, name)
             if found != expected:
                 yield f"{where}: {name} is {shorten(found)}; expected {shorten(expected)}, as for the run"
+
+
+def _length_problems(output: _Output, results: _Results) -> Iterator[str]:
+    """Whether a sample has all its tokens, or with stop_at_eos those up to the first end-of-text token."""
+    generation, eos = results.config.generation, results.saved_logits_metadata.eos_token_ids
+    found = len(output.output_ids)
+    if not generation.stop_at_eos:
+        if found != generation.max_tokens:
+            yield f"has {found} output_ids; expected max_tokens {generation.max_tokens}"
+        return
+    ends = [at for at, token in enumerate(output.output_ids) if token in eos]
+    if ends and ends[0] != found - 1:
+        yield f"has {found} output_ids; expected {ends[0] + 1}, up to its first end-of-text token"
+    elif found > generation.max_tokens:
+        yield f"has {found} output_ids; expected at most max_tokens {generation.max_tokens}"
+    elif not ends and found < generation.max_tokens:
+        yield f"has {found} output_ids without an end-of-text token; expected max_tokens {generation.max_tokens}"

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,9 +11,9 @@ import numpy as np
 
 from horizons.store.files import MAX_HEADER_SIZE, checksum_of_parts
 from horizons.store.layout import HEADER_NAMES
-from horizons.store.validation.fields import check_fields, checksum_problems, size_problems
-from horizons.store.validation.results import Promise
 from horizons.strict_json import parse_json, shorten
+from horizons.validation.fields import check_fields, checksum_problems, size_problems
+from horizons.validation.results import Promise
 
 CHUNK_SIZE = 2**20  # bytes looked at together; as many as stay in a processor's cache between hashing and looking
 # The bits of +inf; those of a NaN are larger. The bits of all floats are ordered, apart from the sign.
@@ -31,7 +32,7 @@ def check_logits(path: Path, promise: Promise | None) -> Iterator[str]:
         if promise is None:
             yield from size_problems(size, data_offset + _declared_size(header))
             return
-        if promise.mode != "full":
+        if not promise.keep.layout.tensor_an_entry:
             yield from check_fields(file, size, header, data_offset, promise)
             return
         yield from _header_problems(header, promise)
@@ -89,16 +90,15 @@ def _data_problems(file: IO[bytes], data_offset: int, promise: Promise) -> Itera
     digests = []
     rows_at_once = max(1, CHUNK_SIZE // promise.row_bytes)
     buffer = memoryview(bytearray(rows_at_once * promise.row_bytes))
-    entries = len(promise.entries)
-    for sample in range(len(promise.samples)):
+    for start, end in pairwise(promise.starts):
         digest = hashlib.sha256()
-        for first in range(0, entries, rows_at_once):
-            chunk = buffer[: min(rows_at_once, entries - first) * promise.row_bytes]
+        for first in range(start, end, rows_at_once):
+            chunk = buffer[: min(rows_at_once, end - first) * promise.row_bytes]
             if file.readinto(chunk) != len(chunk):
                 yield "became shorter while it was read"
                 return
             digest.update(chunk)
-            yield from _row_problems(chunk, sample * entries + first, promise)
+            yield from _row_problems(chunk, first, promise)
         digests.append(digest.digest())
     yield from checksum_problems(checksum_of_parts(header, digests), promise)
 
@@ -129,11 +129,12 @@ def _number_problems(rows: np.ndarray, first: int, promise: Promise) -> Iterator
 def _token_problems(rows: np.ndarray, first: int, promise: Promise) -> Iterator[str]:
     """The committed tokens that have not the largest logit of their final prediction, the mask token aside."""
     for number, row in enumerate(rows):
-        sample_idx, entry_idx = divmod(first + number, len(promise.entries))
-        entry, output_ids = promise.entries[entry_idx], promise.samples[sample_idx].output_ids
-        if entry.horizon != 1 or entry.relative_position >= len(output_ids):
+        sample_idx, entry_idx = promise.place(first + number)
+        sample = promise.samples[sample_idx]
+        entry = sample.entries[entry_idx]
+        if entry.horizon != 1:
             continue
-        token = output_ids[entry.relative_position]
+        token = sample.output_ids[entry.relative_position]
         # The largest integer is the largest float unless all are negative; whatever is unclear is looked at closer.
         best = int(row.argmax())
         if token == best and row[best] >= 0:

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from horizons.store.validation.results import Promise, describe
 from horizons.strict_json import parse_json, shorten
+from horizons.validation.results import Promise, describe
 
 MAX_LINE = 2**16  # bytes, beyond a question's id
 TOO_MANY = 100  # lines that are no entry of this run, after which the rest would tell nothing more
@@ -50,8 +50,9 @@ def check_metadata(path: Path, promise: Promise | None) -> Iterator[str]:
 
 def expected_metadata(promise: Promise, row: int) -> dict[str, Any]:
     """The metadata object of an entry, by its place in entry order."""
-    sample_idx, entry_idx = divmod(row, len(promise.entries))
-    entry, sample = promise.entries[entry_idx], promise.samples[sample_idx]
+    sample_idx, entry_idx = promise.place(row)
+    sample = promise.samples[sample_idx]
+    entry = sample.entries[entry_idx]
     return {
         "key": promise.key(row),
         "sample_idx": sample_idx,
@@ -109,8 +110,8 @@ def _find_entry(row: int, number: int, line: bytes, promise: Promise) -> tuple[i
         return None, problems
     match = re.fullmatch(r"sample_(\d{1,9})_entry_(\d{1,9})", entry["key"], re.ASCII)
     sample_idx, entry_idx = map(int, match.groups()) if match else (-1, -1)
-    found = sample_idx * len(promise.entries) + entry_idx
-    in_range = 0 <= sample_idx < len(promise.samples) and 0 <= entry_idx < len(promise.entries)
+    in_range = 0 <= sample_idx < len(promise.samples) and 0 <= entry_idx < len(promise.samples[sample_idx].entries)
+    found = promise.starts[sample_idx] + entry_idx if in_range else -1
     if not in_range or promise.key(found) != entry["key"]:
         return None, [f"line {number}: key is {shorten(entry['key'])}, which is no entry of this run"]
     wrong = [

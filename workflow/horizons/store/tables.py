@@ -5,21 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from horizons.columns import LOWER_BOUND
 from horizons.store.files import replacing
-from horizons.store.layout import NUMBERS
-
-# Where the k largest logits of an entry are known and no others, these can only be bounded; their columns say so.
-BOUNDED = ["kl", "kl_reverse", "js", "entropy", "final_token_rank"]
-LOWER_BOUND = "_lower_bound"
-
-
-def columns(bounded: bool) -> list[str]:
-    """The columns of a divergence table; with `bounded` of one whose predictions are known in part."""
-    return [
-        *("run", "sample_idx", "question_id", "relative_position", "horizon", "timestep", "after_eos"),
-        *(number + LOWER_BOUND if bounded and number in BOUNDED else number for number in NUMBERS),
-        *("top1_token_id", "final_token_id"),
-    ]
 
 
 def column_of(table: pd.DataFrame, number: str) -> str:

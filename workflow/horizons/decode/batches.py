@@ -1,0 +1,123 @@
+"""Prompts in batches of similar length, as large as the memory of a GPU allows."""
+
+import logging
+from collections.abc import Callable, Container, Iterator, Sequence
+
+import torch
+
+from horizons.config import Generation
+from horizons.decode.choose import sample_seed
+from horizons.decode.loop import Decoded, OnCommits, Request, decode_batch
+from horizons.decode.trace import Commits
+from horizons.entries import entries_of
+from horizons.errors import UserError
+from horizons.models.base import MaskedModel
+
+# Called with the samples of a batch before their first commit; again where the batch is done again in halves.
+OnBegin = Callable[[list[int]], None]
+
+logger = logging.getLogger(__name__)
+
+
+def decode_in_batches(
+    model: MaskedModel,
+    requests: Sequence[Request],
+    settings: Generation,
+    on_begin: OnBegin | None = None,
+    on_commits: OnCommits | None = None,
+    done: Container[int] = (),
+) -> Iterator[dict[int, Decoded]]:
+    """Generate for all samples but those `done`; yields, batch by batch, what became of them by their numbers.
+
+    Shorter prompts come first. A batch that does not fit the GPU's memory is done again in halves, and so are those
+    after it, which are longer. Raises UserError if one prompt does not fit, NotFinite where the model fails.
+    """
+    queue = [
+        left
+        for batch in batches_by_length(requests, settings.batch_size)
+        if (left := [request for request in batch if request.sample not in done])
+    ]
+    while queue:
+        batch = queue[0]
+        if on_begin is not None:
+            on_begin([request.sample for request in batch])
+        if (decoded := _decode_if_it_fits(model, batch, settings, on_commits)) is not None:
+            yield {request.sample: sample for request, sample in zip(queue.pop(0), decoded, strict=True)}
+            continue
+        # Here and not in an `except`, where the traceback would still hold the tensors of the failed attempt.
+        torch.cuda.empty_cache()
+        if len(batch) == 1:
+            raise UserError(
+                f"prompt {batch[0].question_id!r}: CUDA out of memory with this prompt of {len(batch[0].prompt_ids)} "
+                "tokens alone; use a larger GPU, a smaller model.dtype or generation.max_tokens, or shorter prompts"
+            )
+        size = len(batch) // 2
+        logger.warning("CUDA out of memory with %d prompts together; going on with %d", len(batch), size)
+        queue = [part[start : start + size] for part in queue for start in range(0, len(part), size)]
+
+
+def _decode_if_it_fits(
+    model: MaskedModel, batch: Sequence[Request], settings: Generation, on_commits: OnCommits | None
+) -> list[Decoded] | None:
+    try:
+        return decode_batch(model, batch, settings, on_commits)
+    except torch.cuda.OutOfMemoryError:
+        return None
+
+
+def batches_by_length(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
+    """The requests in batches of similar length, so that little of a batch is padding."""
+    ordered = sorted(requests, key=lambda request: len(request.prompt_ids))
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def check_lengths(requests: Sequence[Request], max_tokens: int, suffix_length: int, context_length: int | None) -> None:
+    """Raise UserError where a prompt and what is generated after it do not fit the model's context."""
+    for request in requests:
+        length = len(request.prompt_ids)
+        needed = length + max_tokens + suffix_length
+        if context_length is not None and needed > context_length:
+            raise UserError(
+                f"prompt {request.question_id!r}: {length} tokens and generation.max_tokens {max_tokens} need {needed} "
+                f"positions; the model has {context_length}; lower generation.max_tokens or shorten the prompt"
+            )
+
+
+def generate(
+    model: MaskedModel,
+    prompts: list[list[int]],
+    settings: Generation,
+    seed: int = 42,
+    question_ids: Sequence[str] | None = None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Generate for each prompt, a list of token ids; yields sample by sample, in prompt order.
+
+    Each is (tokens, logits): the committed tokens (n,) and the raw logits (num_entries, vocab_size) of the entries, in
+    entry order, on the CPU; no entries without save_logits. Samples are held until their turn comes;
+    `decode_in_batches` is for those who can't hold them. The seed and the id of a prompt, by default its number,
+    decide its noise. Raises UserError where the memory of the GPU does not suffice for one prompt.
+    """
+    ids = question_ids or [str(number) for number in range(len(prompts))]
+    requests = [
+        Request(number, question_id, prompt, sample_seed(seed, question_id))
+        for number, (question_id, prompt) in enumerate(zip(ids, prompts, strict=True))
+    ]
+    logits: dict[tuple[int, int, int], torch.Tensor] = {}  # by sample, position and horizon
+
+    def keep(commits: Commits) -> None:
+        for horizon, rows in commits.predictions.items():
+            for sample, position, row in zip(commits.samples, commits.positions, rows.cpu(), strict=True):
+                logits[sample, position, horizon] = row.clone()
+
+    done: dict[int, Decoded] = {}
+    next_sample = 0
+    on_commits = keep if settings.save_logits else None
+    for batch in decode_in_batches(model, requests, settings, on_commits=on_commits):
+        done.update(batch)
+        while next_sample in done:
+            decoded = done.pop(next_sample)
+            entries = entries_of([positions for positions, _ in decoded.steps], settings.horizons)
+            found = [logits.pop((next_sample, entry.relative_position, entry.horizon)) for entry in entries if logits]
+            stacked = torch.stack(found) if found else torch.empty(0, model.vocab_size)
+            yield torch.tensor(decoded.output_ids), stacked
+            next_sample += 1

@@ -1,0 +1,67 @@
+"""What was predicted for a position at the timesteps up to its commit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+
+@dataclass(frozen=True)
+class Commits:
+    """What one timestep of a batch commits: n positions, and for each the predictions made up to then."""
+
+    timestep: int
+    samples: list[int]  # (n,), numbers of samples, ascending
+    positions: list[int]  # (n,), in the generation region, ascending within a sample
+    tokens: torch.Tensor  # (n,), on the model's device
+    predictions: dict[int, torch.Tensor]  # by horizon h, raw logits (n, vocab_size) made h - 1 timesteps before
+
+
+class _Remembered(NamedTuple):
+    """The predictions of one timestep."""
+
+    row_of: torch.Tensor  # (batch, max_tokens), the row of `logits` for a position, on the CPU
+    logits: torch.Tensor  # (n, vocab_size)
+
+
+class Trace:
+    """The predictions of as many timesteps as the largest horizon looks ahead, and no more."""
+
+    def __init__(self, horizons: Sequence[int]) -> None:
+        self._horizons = horizons
+        self._timesteps: dict[int, _Remembered] = {}
+
+    def remember(
+        self, timestep: int, asked: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, logits: torch.Tensor
+    ) -> None:
+        """Take what a timestep predicts: logits (n, vocab_size) at rows and positions (n,), of `asked`, bool."""
+        row_of = torch.full(asked.shape, -1)
+        row_of[rows, positions] = torch.arange(len(rows))
+        self._timesteps[timestep] = _Remembered(row_of, logits)
+        self._timesteps.pop(timestep - max(self._horizons), None)
+
+    def predictions(self, timestep: int, rows: torch.Tensor, positions: torch.Tensor) -> dict[int, torch.Tensor]:
+        """By horizon h, what was predicted h - 1 timesteps before for positions (n,) of rows (n,): (n, vocab_size)."""
+        found = {}
+        for horizon in self._horizons:
+            if (remembered := self._timesteps.get(timestep - horizon + 1)) is not None:
+                found[horizon] = _take(remembered.logits, remembered.row_of[rows, positions])
+        return found
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some rows of the batch (ascending); the others have left it."""
+        self._timesteps = {
+            timestep: _Remembered(remembered.row_of[rows], remembered.logits)
+            for timestep, remembered in self._timesteps.items()
+        }
+
+
+def _take(logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The rows (n,) of logits; a view where they are evenly spaced, as they are left to right."""
+    assert bool((index >= 0).all()), "a position is committed for which nothing was asked"
+    steps = index.diff()
+    if len(steps) == 0 or (bool((steps == steps[0]).all()) and steps[0] > 0):
+        step = int(steps[0]) if len(steps) else 1
+        return logits[int(index[0]) : int(index[-1]) + 1 : step]
+    return logits.index_select(0, index.to(logits.device))

@@ -1,0 +1,72 @@
+"""What every capture mode can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from horizons.store.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Entries(NamedTuple):
+    """The entries of a sample, or of several, in entry order: arrays (num_entries,)."""
+
+    horizons: np.ndarray
+    positions: np.ndarray
+    token_ids: np.ndarray  # what was committed at each entry's position
+
+
+class Measured(NamedTuple):
+    """What is known of entries: numbers by name (num_entries,), and their most probable tokens (num_entries, 5)."""
+
+    numbers: dict[str, np.ndarray]  # those of `columns.NUMBERS`, in float64
+    token_ids: np.ndarray
+    probabilities: np.ndarray
+
+
+class Keep(Protocol):
+    """One capture mode, of predictions over a vocabulary."""
+
+    mode: str
+    bounded: bool  # some numbers can only be bounded from below
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How the results of a run name it."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """The fields of an entry, and how they lie in the file."""
+        ...
+
+    def keep(self, predictions: dict[int, torch.Tensor], token_ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor]]:
+        """The fields (n, ...) by name of n commits, from their logits (n, vocab_size) by horizon and tokens (n,)."""
+        ...
+
+    def measure(self, fields: dict[str, torch.Tensor], entries: Entries, device: str = "cpu") -> Measured:
+        """The numbers of one sample's entries from its rows of the fields (num_entries, ...).
+
+        Raises UserError for a position without a final prediction.
+        """
+        ...
+
+    def problems(
+        self, fields: dict[str, np.ndarray], entries: Entries, mask_token_id: int, greedy: bool
+    ) -> Iterator[tuple[int, str]]:
+        """What is wrong with fields as numpy has them, bfloat16 as float32: rows, and what is wrong with them.
+
+        `greedy`: every token has the largest logit of its final prediction, the mask token aside.
+        """
+        ...
+
+
+def first_row(wrong: np.ndarray) -> Iterator[int]:
+    """The first row that is wrong, if any: what comes after it tells little more."""
+    rows = np.flatnonzero(wrong if wrong.ndim == 1 else wrong.any(-1))
+    yield from rows[:1].tolist()

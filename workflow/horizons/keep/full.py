@@ -1,0 +1,52 @@
+"""Capture mode `full`: all logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from horizons.columns import CANDIDATES
+from horizons.keep.base import Entries, Measured
+from horizons.store.layout import Field, Layout
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Full:
+    """Keeps the logits as they are; everything is measured from them later."""
+
+    mode = "full"
+    bounded = False
+
+    def __init__(self, vocab_size: int, dtype: str) -> None:
+        self._vocab_size, self._dtype = vocab_size, dtype
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How the results of a run name it."""
+        return {"mode": self.mode}
+
+    @property
+    def layout(self) -> Layout:
+        """One tensor an entry."""
+        return Layout([Field("logits", self._dtype, (self._vocab_size,))], tensor_an_entry=True)
+
+    def keep(
+        self, predictions: dict[int, torch.Tensor], _token_ids: torch.Tensor
+    ) -> dict[int, dict[str, torch.Tensor]]:
+        """The logits (n, vocab_size), in the dtype they are saved in."""
+        import torch
+
+        dtype = getattr(torch, self._dtype)
+        return {horizon: {"logits": logits.to(dtype)} for horizon, logits in predictions.items()}
+
+    def measure(self, fields: dict[str, torch.Tensor], entries: Entries, device: str = "cpu") -> Measured:
+        """Compare whole logits, position by position in blocks, so that memory does not grow with the sample."""
+        from horizons.measure.sample import measure_sample
+
+        return Measured(*measure_sample(fields["logits"], *entries, CANDIDATES, device))
+
+    def problems(self, *_: object) -> Iterator[tuple[int, str]]:
+        """None here: validation looks at whole logits while it reads them."""
+        yield from ()

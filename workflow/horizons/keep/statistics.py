@@ -1,0 +1,104 @@
+"""Capture mode `statistics`: the numbers of the divergence table, and the most probable tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from horizons.columns import CANDIDATES, NUMBERS
+from horizons.keep.base import Entries, Measured, first_row
+from horizons.store.layout import Field, Layout
+
+if TYPE_CHECKING:
+    import torch
+
+# Float32 statistics of one and the same prediction differ by so much.
+ROUNDING = 1e-5
+
+
+class Statistics:
+    """Measures predictions while they are at hand, and keeps the numbers."""
+
+    mode = "statistics"
+    bounded = False
+
+    def __init__(self, vocab_size: int, dtype: str) -> None:
+        self._vocab_size, self._dtype = vocab_size, dtype
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How the results of a run name it."""
+        return {"mode": self.mode}
+
+    @property
+    def layout(self) -> Layout:
+        """One tensor a number."""
+        shown = min(CANDIDATES, self._vocab_size)
+        return Layout(
+            [
+                *(Field(name, "float32", ()) for name in NUMBERS),
+                Field("token_ids", "int32", (shown,)),
+                Field("probabilities", "float32", (shown,)),
+            ]
+        )
+
+    def keep(self, predictions: dict[int, torch.Tensor], token_ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor]]:
+        """The numbers of the logits as they would have been saved, a block of commits after the other."""
+        import torch
+
+        from horizons.measure.exact import prepare
+        from horizons.measure.sample import BLOCK_SIZE, numbers_of, top_probabilities
+
+        dtype = getattr(torch, self._dtype)
+        shown = min(CANDIDATES, self._vocab_size)
+        rows = max(1, BLOCK_SIZE[token_ids.device.type] // self._vocab_size)
+        blocks: dict[int, list[dict[str, torch.Tensor]]] = {horizon: [] for horizon in predictions}
+        for first in range(0, len(token_ids), rows):
+            block = slice(first, first + rows)
+            finals = None
+            for horizon in sorted(predictions):
+                prepared = prepare(predictions[horizon][block].to(dtype))
+                finals = prepared if finals is None else finals
+                numbers = numbers_of(prepared, finals, token_ids[block], horizon)
+                blocks[horizon].append(
+                    {name: values.float() for name, values in numbers.items()}
+                    | {
+                        "token_ids": prepared.top_ids[:, :shown].int(),
+                        "probabilities": top_probabilities(prepared, shown),
+                    }
+                )
+        return {
+            horizon: {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            for horizon, parts in blocks.items()
+        }
+
+    def measure(self, fields: dict[str, torch.Tensor], _entries: Entries, _device: str = "cpu") -> Measured:
+        """What was measured."""
+        numbers = {name: fields[name].double().numpy() for name in NUMBERS}
+        return Measured(numbers, fields["token_ids"].numpy(), fields["probabilities"].numpy())
+
+    def problems(
+        self, fields: dict[str, np.ndarray], entries: Entries, mask_token_id: int, greedy: bool
+    ) -> Iterator[tuple[int, str]]:
+        """Numbers out of their range, and what contradicts that a final prediction is compared with itself."""
+        final = entries.horizons == 1
+        for name, number in NUMBERS.items():
+            values, highest = fields[name], number.highest(self._vocab_size)
+            for row in first_row(~((values >= 0) & (values <= highest + ROUNDING))):
+                yield row, f"{name} is {values[row]}; expected 0 to {'infinity' if np.isinf(highest) else highest}"
+            if number.at_final is not None:
+                for row in first_row(final & ~(np.abs(values - number.at_final) <= ROUNDING)):
+                    yield row, f"{name} is {values[row]}; expected {number.at_final:g} for a final prediction"
+        ids = fields["token_ids"]
+        for row in first_row((ids < 0) | (ids >= self._vocab_size)):
+            yield row, f"its token_ids are {ids[row].tolist()}; expected ids below {self._vocab_size}"
+        probabilities = fields["probabilities"]
+        ordered = (probabilities[:, :-1] >= probabilities[:, 1:]).all(-1)
+        for row in first_row(~(ordered & (probabilities >= 0).all(-1) & (probabilities.sum(-1) <= 1 + ROUNDING))):
+            yield row, f"its probabilities are {probabilities[row].tolist()}; expected descending ones up to 1 in all"
+        if greedy:
+            rank, allowed = fields["final_token_rank"], ids[:, 0] == mask_token_id
+            for row in first_row(final & (rank > allowed)):
+                yield row, f"the committed token has rank {rank[row]:.0f}; expected the first, the mask token aside"

@@ -1,0 +1,105 @@
+"""Capture mode `top_k`: the k largest logits, and what makes them probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from horizons.columns import CANDIDATES
+from horizons.errors import UserError
+from horizons.keep.base import Entries, Measured, first_row
+from horizons.store.layout import Field, Layout
+from horizons.strict_json import shorten
+
+if TYPE_CHECKING:
+    import torch
+
+ROUNDING = 1e-5  # by which a logsumexp may be below the largest logit
+
+
+class TopLogits:
+    """Keeps the k largest logits, largest first, their token ids, the logsumexp of all, and the committed one."""
+
+    mode = "top_k"
+    bounded = True
+
+    def __init__(self, vocab_size: int, dtype: str, k: int) -> None:
+        if k >= vocab_size:
+            raise UserError(f"capture.k is {k}; the model's vocabulary has {vocab_size}, use capture.mode: full")
+        self._vocab_size, self._dtype, self._k = vocab_size, dtype, k
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How the results of a run name it."""
+        return {"mode": self.mode, "k": self._k}
+
+    @property
+    def layout(self) -> Layout:
+        """One tensor a field."""
+        return Layout(
+            [
+                Field("logsumexp", "float64", ()),
+                Field("token_ids", "int32", (self._k,)),
+                Field("logits", self._dtype, (self._k,)),
+                Field("committed_logit", self._dtype, ()),
+            ]
+        )
+
+    def keep(self, predictions: dict[int, torch.Tensor], token_ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor]]:
+        """The k largest of each prediction, ids as int32."""
+        import torch
+
+        from horizons.measure.bounds import keep_top_k
+
+        dtype = getattr(torch, self._dtype)
+        kept = {}
+        for horizon, logits in predictions.items():
+            fields = keep_top_k(logits.to(dtype), self._k, token_ids)._asdict()
+            kept[horizon] = fields | {"token_ids": fields["token_ids"].int()}
+        return kept
+
+    def measure(self, fields: dict[str, torch.Tensor], entries: Entries, _device: str = "cpu") -> Measured:
+        """Compare what is known of the predictions: some numbers are lower bounds."""
+        import torch
+
+        from horizons.measure.bounds import TopK, compare_top_k, describe_top_k
+        from horizons.measure.sample import final_rows
+
+        predictions = TopK(**fields)
+        finals = predictions.rows(torch.from_numpy(final_rows(entries.horizons, entries.positions)[entries.positions]))
+        committed = torch.from_numpy(entries.token_ids)
+        numbers = compare_top_k(predictions, finals, committed) | describe_top_k(predictions)
+        probabilities = (predictions.logits[:, :CANDIDATES].double() - predictions.logsumexp[:, None]).exp()
+        return Measured(
+            {name: values.numpy() for name, values in numbers.items()},
+            predictions.token_ids[:, :CANDIDATES].numpy(),
+            probabilities.numpy(),
+        )
+
+    def problems(
+        self, fields: dict[str, np.ndarray], entries: Entries, mask_token_id: int, greedy: bool
+    ) -> Iterator[tuple[int, str]]:
+        """Rows out of order, out of the vocabulary, or against the committed token."""
+        logits, ids, logsumexp = fields["logits"], fields["token_ids"], fields["logsumexp"]
+        committed = fields["committed_logit"]
+        for row in first_row(np.isnan(logits) | (logits == np.inf)):
+            yield row, f"its logits are {shorten(logits[row].tolist())}; expected finite ones or -inf"
+        for row in first_row(logits[:, :-1] < logits[:, 1:]):
+            yield row, f"its logits are {shorten(logits[row].tolist())}; expected the largest first"
+        for row in first_row((ids < 0) | (ids >= self._vocab_size)):
+            yield row, f"its token_ids are {shorten(ids[row].tolist())}; expected ids below {self._vocab_size}"
+        for row in first_row(np.diff(np.sort(ids, axis=1), axis=1) == 0):
+            yield row, f"its token_ids are {shorten(ids[row].tolist())}; expected each once"
+        for row in first_row(~(np.isfinite(logsumexp) & (logsumexp >= logits[:, 0] - ROUNDING))):
+            yield row, f"logsumexp is {logsumexp[row]}; expected at least its largest logit, {logits[row, 0]}"
+        chosen = entries.token_ids[:, None] == ids
+        for row in first_row(chosen & (logits != committed[:, None])):
+            yield row, f"committed_logit is {committed[row]}; its logits have another one for that token"
+        for row in first_row(~chosen.any(-1) & ~(committed <= logits[:, -1])):
+            yield row, f"committed_logit is {committed[row]}; that token is not among the {self._k} largest"
+        if greedy:
+            best = np.where(ids == mask_token_id, -np.inf, logits).max(-1)
+            for row in first_row((entries.horizons == 1) & (committed < best)):
+                yield row, f"the committed token has logit {committed[row]}; expected the largest, {best[row]}"

@@ -1,0 +1,103 @@
+"""From the logits of one sample to its numbers: every prediction against the final one of its position."""
+
+import numpy as np
+import torch
+
+from horizons.columns import NUMBERS
+from horizons.errors import UserError
+from horizons.measure.exact import Prepared, compare, describe, prepare
+
+# Logits that a block of predictions holds. On a CPU the several passes over a block then stay in the processor's
+# cache; a GPU wants more to do at a time.
+BLOCK_SIZE = {"cpu": 2**20, "cuda": 2**26}
+
+
+def measure_sample(
+    logits: torch.Tensor,
+    horizons: np.ndarray,
+    positions: np.ndarray,
+    token_ids: np.ndarray,
+    num_candidates: int,
+    device: str = "cpu",
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The numbers of one sample's entries, and their most probable tokens.
+
+    `logits` (num_entries, vocab_size); `horizons`, `positions` and `token_ids` (num_entries,) say what each row
+    predicts and what was committed there. Gives a column (num_entries,) for each of NUMBERS, and the ids and
+    probabilities (num_entries, num_candidates) of the most probable tokens, most probable first. Positions go in
+    blocks, so that the final predictions of a block are prepared once for all horizons and memory does not grow with
+    the sample. Raises UserError for a position without a final prediction.
+    """
+    rows = _rows_by_horizon(horizons, positions)
+    rows[1] = final_rows(horizons, positions)
+    shown = min(num_candidates, logits.shape[1])
+    columns = {name: np.zeros(len(logits)) for name in NUMBERS}
+    ids, probabilities = np.zeros((len(logits), shown), np.int64), np.zeros((len(logits), shown), np.float32)
+    block_length = max(1, BLOCK_SIZE[torch.device(device).type] // logits.shape[1])
+    for start in range(0, len(rows[1]), block_length):
+        block = slice(start, start + block_length)
+        finals, final_positions = None, None
+        for horizon in sorted(rows):
+            present = np.flatnonzero(rows[horizon][block] >= 0)
+            if not len(present):
+                continue
+            entries = rows[horizon][block][present]
+            predictions = prepare(logits.index_select(0, torch.from_numpy(entries)).to(device))
+            if finals is None:
+                finals, final_positions = predictions, present
+            matching = finals.rows(_places(np.searchsorted(final_positions, present), device))
+            tokens = torch.from_numpy(token_ids[entries]).to(device)
+            for name, values in numbers_of(predictions, matching, tokens, horizon).items():
+                columns[name][entries] = values.cpu().numpy()
+            ids[entries] = predictions.top_ids[:, :shown].cpu().numpy()
+            probabilities[entries] = top_probabilities(predictions, shown).cpu().numpy()
+    return columns, ids, probabilities
+
+
+def numbers_of(
+    predictions: Prepared, finals: Prepared, token_ids: torch.Tensor, horizon: int
+) -> dict[str, torch.Tensor]:
+    """The numbers (n,) of n predictions of one horizon, their final predictions and the committed tokens (n,)."""
+    if horizon == 1:
+        compared = {
+            name: torch.full_like(predictions.entropy, number.at_final)
+            for name, number in NUMBERS.items()
+            if number.at_final is not None
+        }
+    else:
+        compared = compare(predictions, finals)
+    return compared | describe(predictions, token_ids)
+
+
+def top_probabilities(predictions: Prepared, count: int) -> torch.Tensor:
+    """The probabilities (n, count) of the most probable tokens, most probable first."""
+    return predictions.probabilities.gather(-1, predictions.top_ids[:, :count])
+
+
+def final_rows(horizons: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The row of each position's final prediction (positions up to the last,), -1 where a position has no entry.
+
+    Raises UserError where a position has entries, and none of horizon 1.
+    """
+    rows = np.full(int(positions.max(initial=-1)) + 1, -1)
+    rows[positions[horizons == 1]] = np.flatnonzero(horizons == 1)
+    missing = positions[rows[positions] < 0]
+    if len(missing):
+        raise UserError(f"position {missing.min()} has no final prediction, an entry of horizon 1; divergence needs it")
+    return rows
+
+
+def _rows_by_horizon(horizons: np.ndarray, positions: np.ndarray) -> dict[int, np.ndarray]:
+    """For each horizon the row (positions up to the last,) that predicts each position, -1 where there is none."""
+    count = int(positions.max(initial=-1)) + 1
+    rows = {int(horizon): np.full(count, -1) for horizon in np.unique(horizons)}
+    for row, (horizon, position) in enumerate(zip(horizons, positions, strict=True)):
+        rows[int(horizon)][position] = row
+    return rows
+
+
+def _places(index: np.ndarray, device: str) -> torch.Tensor | slice:
+    """Rows as a slice where they follow each other, as they do but in files of other writers."""
+    if index[-1] - index[0] + 1 == len(index):
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return torch.from_numpy(index).to(device)

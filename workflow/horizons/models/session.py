@@ -1,0 +1,61 @@
+"""The canvases of a batch under way: what the model predicts for them, and what is revealed of them."""
+
+from typing import Protocol
+
+import torch
+
+
+class CanvasModel(Protocol):
+    """What a session needs of a model; see `CheckpointModel` for the real ones."""
+
+    mask_token_id: int
+    pad_token_id: int
+    vocab_size: int
+    suffix_ids: list[int]
+    device: torch.device
+
+    def forward(
+        self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor:
+        """Raw logits (n, vocab_size) for rows and columns (n,) of canvases (batch, length)."""
+        ...
+
+
+class Session:
+    """Canvases of [prompt][masks][the tokenizer's closing tokens][padding].
+
+    Positions are those of the generation region, from 0; rows and positions are given on the CPU.
+    """
+
+    def __init__(self, model: CanvasModel, prompts: list[list[int]], max_tokens: int) -> None:
+        self._model = model
+        contents = [prompt + [model.mask_token_id] * max_tokens + model.suffix_ids for prompt in prompts]
+        self._lengths = torch.tensor([len(content) for content in contents])
+        length = int(self._lengths.max())
+        padded = [content + [model.pad_token_id] * (length - len(content)) for content in contents]
+        self._canvases = torch.tensor(padded).to(model.device)
+        self._starts = torch.tensor([len(prompt) for prompt in prompts])
+        self._attention_mask = self._mask_padding()
+
+    def logits(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """One forward pass: raw logits (n, vocab_size) for n positions, in the model's dtype and on its device."""
+        columns = self._starts[rows] + positions
+        return self._model.forward(self._canvases, self._attention_mask, rows, columns)
+
+    def reveal(self, rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Put tokens (n,) into the canvases."""
+        columns = self._starts[rows] + positions
+        self._canvases[rows.to(tokens.device), columns.to(tokens.device)] = tokens
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some of the rows, ascending; columns that only the others needed go, too."""
+        self._lengths, self._starts = self._lengths[rows], self._starts[rows]
+        self._canvases = self._canvases[rows.to(self._canvases.device), : int(self._lengths.max())]
+        self._attention_mask = self._mask_padding()
+
+    def _mask_padding(self) -> torch.Tensor | None:
+        """The attention mask (batch, length); None where no canvas is padded."""
+        length = self._canvases.shape[1]
+        if bool((self._lengths == length).all()):
+            return None
+        return (torch.arange(length) < self._lengths[:, None]).long().to(self._canvases.device)
