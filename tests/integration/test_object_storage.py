@@ -13,7 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from horizons.store.validation import validate_triple
-from support import contents, copy_environment, slow_down, snakemake_command, write_experiment
+from workflows import contents, copy_environment, slow_down, snakemake_command, write_experiment
 
 BUCKET, PREFIX = "bucket", "project"
 LONGEST = 1200  # seconds; a workflow that takes longer hangs

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from support import REPOSITORY, contents, copy_environment, run_snakemake, slow_down, write_experiment
+from workflows import REPOSITORY, contents, copy_environment, run_snakemake, slow_down, write_experiment
 
 DAEMONS = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 MISSING = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if shutil.which(tool, path=DAEMONS) is None]

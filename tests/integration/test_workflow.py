@@ -10,7 +10,7 @@ import pytest
 
 from horizons.store.reader import open_triple
 from horizons.store.validation import validate_triple
-from support import run_snakemake, write_experiment
+from workflows import run_snakemake, write_experiment
 
 SUFFIXES = [".json.gz", ".safetensors", ".metadata.json", ".validation.json", ".divergence.csv"]
 ENTRIES = 8 + 7 + 5  # of a sample of the small experiment: 8 tokens, horizons 1, 2 and 4

@@ -10,7 +10,7 @@ from horizons.decode.schedule import entries_of_sample
 from horizons.divergence import end_position, measure_divergence
 from horizons.errors import UserError
 from horizons.report.tables import columns
-from support import random_samples, write_triple
+from triples import random_samples, write_triple
 
 
 def plain_loop(samples, max_tokens, horizons):

@@ -12,7 +12,7 @@ import torch
 
 from horizons.store.reader import open_triple
 from horizons.store.validation import validate_triple
-from support import random_samples, write_triple
+from triples import random_samples, write_triple
 
 MUTATIONS = 2000
 SECONDS_FOR_ONE = 10

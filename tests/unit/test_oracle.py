@@ -10,7 +10,7 @@ from horizons.config import Generation
 from horizons.decode.loop import generate
 from horizons.divergence import measure_divergence
 from horizons.store.validation import validate_triple
-from support import write_triple
+from triples import write_triple
 
 NAMES = 20
 
