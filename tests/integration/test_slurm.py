@@ -37,8 +37,8 @@ class Job(NamedTuple):
 
 
 def local_slurm(command, folder):
-    """Have scripts/local_slurm.sh do something with the Slurm in a folder; gives its standard output."""
-    script = ["bash", str(REPOSITORY / "scripts/local_slurm.sh"), command, str(folder)]
+    """Have tests/slurm/local_slurm.sh do something with the Slurm in a folder; gives its standard output."""
+    script = ["bash", str(REPOSITORY / "tests/slurm/local_slurm.sh"), command, str(folder)]
     return subprocess.run(script, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
