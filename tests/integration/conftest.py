@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from support import copy_repository, run_snakemake
+from workflows import copy_repository, run_snakemake
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
+from checkpoints import GOLDEN, write_tokenizer
 from horizons.report.explorer import explorer_page
 from made_up import ODD_TEXTS, make_table, write_run
-from support import GOLDEN, write_tokenizer
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflow" / "report" / "explorer"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from support import copy_environment, snakemake_command, write_experiment
+from workflows import copy_environment, snakemake_command, write_experiment
 
 SHARDS = 10
 SIZES = [20, 60, 140]  # runs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import REPOSITORY, contents, run_snakemake, write_experiment
+from workflows import REPOSITORY, contents, run_snakemake, write_experiment
 
 STAGES = ["generate", "validate", "candidates", "divergence", "plot", "explorer", "summarize"]
 STYLE = "workflow/report/horizons.mplstyle"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from support import REPOSITORY, contents, copy_environment, run_snakemake, slow_down, write_experiment
+from workflows import REPOSITORY, contents, copy_environment, run_snakemake, slow_down, write_experiment
 
 DAEMONS = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 MISSING = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if shutil.which(tool, path=DAEMONS) is None]
@@ -37,8 +37,8 @@ class Job(NamedTuple):
 
 
 def local_slurm(command, folder):
-    """Have scripts/local_slurm.sh do something with the Slurm in a folder; gives its standard output."""
-    script = ["bash", str(REPOSITORY / "scripts/local_slurm.sh"), command, str(folder)]
+    """Have tests/slurm/local_slurm.sh do something with the Slurm in a folder; gives its standard output."""
+    script = ["bash", str(REPOSITORY / "tests/slurm/local_slurm.sh"), command, str(folder)]
     return subprocess.run(script, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from checkpoints import load_golden
 from horizons.candidates import most_probable, token_text
-from support import load_golden
 
 
 def test_the_five_most_probable_are_those_of_the_softmax():

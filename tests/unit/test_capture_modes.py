@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from generation import MadeUpModel, small_run
 from horizons.candidates import collect_candidates
 from horizons.config import Generation, parse_experiment
 from horizons.decode.loop import decode_in_batches
@@ -23,7 +24,6 @@ from horizons.run import generate_run
 from horizons.store.reader import load_entries, open_triple
 from horizons.validation import validate_triple
 from horizons.store.writer import TripleWriter
-from support import MadeUpModel, small_run
 
 K = 7
 

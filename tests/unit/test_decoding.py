@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
+from checkpoints import random_model
+from generation import MadeUpModel
 from horizons.config import Generation
 from horizons.decode.loop import batches_by_length, check_lengths, choose, decode_in_batches, generate, sample_seed
 from horizons.entries import entries_of_sample
 from horizons.errors import UserError
 from horizons.run import decode_samples
-from support import MadeUpModel, random_model
 
 LENGTHS = [200, 1, 37, 5, 120, 2, 64, 1]
 

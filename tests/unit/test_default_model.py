@@ -7,8 +7,8 @@ from tqdm import tqdm
 from evaluate_tiny_llada import scores
 from horizons.config import Generation
 from horizons.models import load_model
-from support import REPOSITORY
 from waiting_line import TASKS, held_out_examples
+from workflows import REPOSITORY
 
 COUNT = 72  # prompts a task, four of each length; the model card has more, at the same seed
 

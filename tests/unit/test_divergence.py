@@ -9,8 +9,13 @@ from horizons import divergence
 from horizons.entries import entries_of_sample
 from horizons.divergence import end_position, measure_divergence
 from horizons.errors import UserError
+<<<<<<< HEAD
 from horizons.store.tables import columns
 from support import random_samples, write_triple
+=======
+from horizons.report.tables import columns
+from triples import random_samples, write_triple
+>>>>>>> tests
 
 
 def plain_loop(samples, max_tokens, horizons):

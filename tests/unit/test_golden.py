@@ -6,10 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from checkpoints import load_golden
 from horizons.config import Generation
 from horizons.decode.loop import generate
+<<<<<<< HEAD
 from horizons.entries import entries_of_sample
 from support import load_golden
+=======
+from horizons.decode.schedule import entries_of_sample
+>>>>>>> tests
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SAMPLES = [("llada", 0), ("llada", 1), ("llada", 2), ("dream", 0)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from support import random_samples, write_triple
+from triples import random_samples, write_triple
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "save_logits_guide.md").read_text()

@@ -9,23 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from checkpoints import EOS, MASK, random_model, write_bert, write_dream, write_llada, write_roberta, write_tokenizer
+from generation import plain_generate
 from horizons.config import Generation
 from horizons.decode.loop import generate
 from horizons.errors import UserError
 from horizons.models import FAMILIES, load_model
 from horizons.models.base import Family
 from horizons.prompts import Prompt
-from support import (
-    EOS,
-    MASK,
-    plain_generate,
-    random_model,
-    write_bert,
-    write_dream,
-    write_llada,
-    write_roberta,
-    write_tokenizer,
-)
 
 QWEN_KEYS = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
 QWEN_KEYS += ["num_key_value_heads", "rms_norm_eps", "rope_theta"]

@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 from test_models_loading import shard
 
-from support import write_llada
+from checkpoints import write_llada
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from checkpoints import EOS, GOLDEN, MASK, WRITERS, write_bert, write_dream, write_llada
 from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.models.checkpoint import find_checkpoint, folder_checksum
 from horizons.models.llada import llama_config
 from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
-from support import EOS, GOLDEN, MASK, WRITERS, write_bert, write_dream, write_llada
 
 
 def refusal(folder, **options):

@@ -7,7 +7,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-from support import GOLDEN, write_tokenizer
+from checkpoints import GOLDEN, write_tokenizer
 
 WIDTH, INNER, VOCABULARY, BLOCKS = 2048, 5632, 32_000, 13  # 1.5 GB in bfloat16
 

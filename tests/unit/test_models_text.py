@@ -5,10 +5,10 @@ import json
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from checkpoints import EOS, random_model, write_dream, write_llada
 from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.prompts import Prompt
-from support import EOS, random_model, write_dream, write_llada
 
 TEXT = "the quick brown fox jumps over the lazy dog: it's 12 o'clock, déjà vu"
 

@@ -9,8 +9,13 @@ import torch
 from horizons.config import Generation
 from horizons.decode.loop import generate
 from horizons.divergence import measure_divergence
+<<<<<<< HEAD
 from horizons.validation import validate_triple
 from support import write_triple
+=======
+from horizons.store.validation import validate_triple
+from triples import write_triple
+>>>>>>> tests
 
 NAMES = 20
 

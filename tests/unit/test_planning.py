@@ -11,7 +11,8 @@ from horizons.errors import UserError
 from horizons.planning import bytes_per_entry, header_bytes, missing_room, plan_experiment, readable
 from horizons.store.files import MAX_HEADER_SIZE, run_paths
 from horizons.store.layout import fields_of, safetensors_header
-from support import REPOSITORY, random_samples, write_triple
+from triples import random_samples, write_triple
+from workflows import REPOSITORY
 
 
 def experiment(folder, prompts=5, vocab_size=11, **sections):

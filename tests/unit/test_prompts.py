@@ -15,7 +15,7 @@ from horizons.errors import UserError
 from horizons.prompts import load_prompts
 from horizons.store.tables import read_tables, write_table
 from horizons.store.files import read_results
-from support import random_samples, write_triple
+from triples import random_samples, write_triple
 
 STRANGE_TEXTS = [
     *("NA", "nan", "null", "007", "1e5", "-0", "inf", "True", "", " ", " padded ", "\ufeffBOM"),

@@ -3,7 +3,7 @@
 import pytest
 
 from horizons.config import dump_experiment, expand_runs, load_experiment
-from support import REPOSITORY, write_experiment
+from workflows import REPOSITORY, write_experiment
 
 STRANGE = ["yes", "null", "1e5", "007", "a: b", "#x", "שלום 🙂", "two\nlines", "{x}", "!!python/object:os"]
 

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
+from generation import small_run
 from horizons import run as run_module
 from horizons.run import generate_run
 from horizons.store.journal import Progress
 from horizons.validation import validate_triple
 from horizons.store.writer import TripleWriter
-from support import small_run
 
 
 class Killed(BaseException):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints import GOLDEN, write_tokenizer
 from horizons.config import load_experiment
 from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.store.reader import open_triple
-from support import GOLDEN, random_samples, write_tokenizer, write_triple
+from triples import random_samples, write_triple
 
 
 class Malicious:

@@ -13,7 +13,7 @@ from horizons.errors import UserError
 from horizons.store.layout import fields_of, safetensors_header
 from horizons.store.reader import export_pt, load_entries, open_triple
 from horizons.store.writer import TripleWriter
-from support import logits_checksum, random_samples, write_triple
+from triples import logits_checksum, random_samples, write_triple
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

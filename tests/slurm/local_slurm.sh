@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A real one-node Slurm for trying the workflow's Slurm profile without a cluster.
 #
-#   scripts/local_slurm.sh start          [FOLDER]
-#   scripts/local_slurm.sh stop           [FOLDER]
-#   scripts/local_slurm.sh kill-node      [FOLDER]
-#   scripts/local_slurm.sh restart-slurmd [FOLDER]
+#   tests/slurm/local_slurm.sh start          [FOLDER]
+#   tests/slurm/local_slurm.sh stop           [FOLDER]
+#   tests/slurm/local_slurm.sh kill-node      [FOLDER]
+#   tests/slurm/local_slurm.sh restart-slurmd [FOLDER]
 #
 # FOLDER (default: .slurm in the repository's root) holds all of it: conf, key,
 # sockets, state, spool and logs. No service and no file of the system is touched,
@@ -12,7 +12,7 @@
 #
 #   start           brings up munged, slurmctld and slurmd, and prints the line that
 #                   makes the Slurm commands use them:
-#                       eval "$(scripts/local_slurm.sh start)"
+#                       eval "$(tests/slurm/local_slurm.sh start)"
 #   stop            ends the jobs and the daemons, and removes FOLDER.
 #   kill-node       kills slurmd and all jobs at once, as a node's failure would.
 #   restart-slurmd  starts slurmd anew, after which a failed node is back in service.
@@ -345,7 +345,7 @@ kill_node() {
 }
 
 main() {
-    dir=$(realpath -m "${2:-$(dirname "${BASH_SOURCE[0]}")/../.slurm}")
+    dir=$(realpath -m "${2:-$(dirname "${BASH_SOURCE[0]}")/../../.slurm}")
     conf=$dir/slurm.conf
     export SLURM_CONF=$conf
     case ${1:-} in

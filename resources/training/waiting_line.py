@@ -1,9 +1,9 @@
 """The waiting-line tasks: short chat messages about a line of people, after ParallelBench (arXiv 2510.04767).
 
-    python scripts/waiting_line.py
+    python resources/training/waiting_line.py
 
 writes `config/prompts/waiting_line.jsonl`, the prompts of the default experiment. The default model is trained on
-the same tasks (`scripts/train_tiny_llada.py`), never on a line of names that `is_held_out` keeps for the prompts.
+the same tasks (`train_tiny_llada.py`), never on a line of names that `is_held_out` keeps for the prompts.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Measure the default model on held-out prompts of each task, decoded as the workflow does.
 
-    python scripts/evaluate_tiny_llada.py
+    python resources/training/evaluate_tiny_llada.py
 
 prints the table of the model card. A prompt is held out by its line of names, which no training batch has.
 """

@@ -1,6 +1,6 @@
 """Train the default model, a small LLaDA on the waiting-line tasks, and write it in the published layout.
 
-    python scripts/train_tiny_llada.py
+    python resources/training/train_tiny_llada.py
 
 The objective is LLaDA's (arXiv 2502.09992, equation 3): a mask ratio t drawn uniformly for each sample, each token of
 the response masked with probability t, cross-entropy on the masked tokens weighted by 1 / t. As in LLaDA's

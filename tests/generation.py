@@ -1,0 +1,59 @@
+"""What generation is tested with: a small run, a model without a network, and the plain loop it must agree with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from horizons.config import Run, expand_runs, parse_experiment
+from workflows import REPOSITORY
+
+
+@dataclass
+class MadeUpModel:
+    """A model that decoding can use whose logits are `function(canvas, position)`, without any network."""
+
+    function: Callable[[list[int], int], torch.Tensor]
+    vocab_size: int
+    mask_token_id: int = 0
+    pad_token_id: int = 1
+    suffix_ids: list[int] = field(default_factory=list)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def logits(self, token_ids, attention_mask, positions):
+        rows = []
+        for number, (canvas, asked) in enumerate(zip(token_ids.tolist(), positions.tolist(), strict=True)):
+            length = len(canvas) if attention_mask is None else int(attention_mask[number].sum())
+            rows.append(torch.stack([self.function(canvas[:length], position) for position in asked]))
+        return torch.stack(rows)
+
+
+def small_run(capture: dict | None = None, **changes: object) -> Run:
+    """A run of the default model on seven prompts; `changes` are of `generation`."""
+    content = {
+        "model": {"name": str(REPOSITORY / "resources" / "tiny-llada"), "device": "cpu"},
+        "dataset": {"path": str(REPOSITORY / "config" / "prompts" / "waiting_line.jsonl"), "limit": 7},
+        "generation": {"max_tokens": 8, "batch_size": 2, "horizons": [1, 2, 4], **changes},
+        "capture": capture or {},
+    }
+    return expand_runs(parse_experiment(content, "x"))[0]
+
+
+@torch.no_grad()
+def plain_generate(network, prompt, max_tokens, horizons, mask, closing=(), shift=0):
+    """Left-to-right generation as one would write it down: one prompt, the whole canvas, no batch, no padding.
+
+    Gives the tokens and the logits of every entry, in entry order.
+    """
+    canvas = [*prompt, *[mask] * max_tokens, *closing]
+    entries = []
+    for timestep in range(max_tokens):
+        logits = network(input_ids=torch.tensor([canvas])).logits[0]
+        for horizon in horizons:
+            position = len(prompt) + timestep - 1 + horizon
+            if position < len(prompt) + max_tokens:
+                entries.append(logits[position - shift].clone())
+        final = logits[len(prompt) + timestep - shift].clone()
+        final[mask] = float("-inf")
+        canvas[len(prompt) + timestep] = final.argmax().item()
+    return canvas[len(prompt) : len(prompt) + max_tokens], torch.stack(entries)
