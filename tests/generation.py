@@ -18,14 +18,16 @@ class MadeUpModel:
     mask_token_id: int = 0
     pad_token_id: int = 1
     suffix_ids: list[int] = field(default_factory=list)
+    eos_token_ids: list[int] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def logits(self, token_ids, attention_mask, positions):
-        rows = []
-        for number, (canvas, asked) in enumerate(zip(token_ids.tolist(), positions.tolist(), strict=True)):
-            length = len(canvas) if attention_mask is None else int(attention_mask[number].sum())
-            rows.append(torch.stack([self.function(canvas[:length], position) for position in asked]))
-        return torch.stack(rows)
+    def forward(self, token_ids, attention_mask, rows, columns):
+        canvases = token_ids.tolist()
+        if attention_mask is not None:
+            lengths = attention_mask.sum(1).tolist()
+            canvases = [canvas[:length] for canvas, length in zip(canvases, lengths, strict=True)]
+        asked = zip(rows.tolist(), columns.tolist(), strict=True)
+        return torch.stack([self.function(canvases[row], column) for row, column in asked])
 
 
 def small_run(capture: dict | None = None, **changes: object) -> Run:

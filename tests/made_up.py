@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from horizons.store.files import write_results
 from horizons.columns import NUMBERS
+from horizons.store.files import write_results
 
 ODD_TEXTS = ["\n", "\t", " ", "", "$x$", "<b>bold</b>", "🙂", "שלום", "مرحبا", "漢字", "\u202e", "\x00", "w" * 300]
 

@@ -13,22 +13,9 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
 from horizons.validation import validate_triple
-from support import (
-    contents,
-    copy_environment,
-    random_samples,
-    run_snakemake,
-    snakemake_command,
-    write_experiment,
-    write_triple,
-)
-=======
-from horizons.store.validation import validate_triple
 from triples import random_samples, write_triple
 from workflows import contents, copy_environment, run_snakemake, snakemake_command, write_experiment
->>>>>>> tests
 
 TRIPLE = ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
 KILLS = 20

@@ -5,13 +5,8 @@ import re
 import subprocess
 from datetime import datetime
 
-<<<<<<< HEAD
 from horizons.validation import validate_triple
-from support import contents, copy_environment, snakemake_command, write_experiment
-=======
-from horizons.store.validation import validate_triple
 from workflows import contents, copy_environment, snakemake_command, write_experiment
->>>>>>> tests
 
 
 def test_jobs_at_the_same_time_take_different_devices_and_the_results_do_not_tell_which(repository, tmp_path):

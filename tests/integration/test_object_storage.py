@@ -12,13 +12,8 @@ import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 
-<<<<<<< HEAD
 from horizons.validation import validate_triple
-from support import contents, copy_environment, slow_down, snakemake_command, write_experiment
-=======
-from horizons.store.validation import validate_triple
 from workflows import contents, copy_environment, slow_down, snakemake_command, write_experiment
->>>>>>> tests
 
 BUCKET, PREFIX = "bucket", "project"
 LONGEST = 1200  # seconds; a workflow that takes longer hangs

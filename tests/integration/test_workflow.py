@@ -9,13 +9,8 @@ import pandas as pd
 import pytest
 
 from horizons.store.reader import open_triple
-<<<<<<< HEAD
 from horizons.validation import validate_triple
-from support import run_snakemake, write_experiment
-=======
-from horizons.store.validation import validate_triple
 from workflows import run_snakemake, write_experiment
->>>>>>> tests
 
 SUFFIXES = [".json.gz", ".safetensors", ".metadata.json", ".validation.json", ".divergence.csv"]
 ENTRIES = 8 + 7 + 5  # of a sample of the small experiment: 8 tokens, horizons 1, 2 and 4

@@ -10,20 +10,20 @@ import torch
 from safetensors.torch import load_file
 
 from generation import MadeUpModel, small_run
-from horizons.candidates import collect_candidates
+from horizons.columns import BOUNDED, LOWER_BOUND
 from horizons.config import Generation, parse_experiment
-from horizons.decode.loop import decode_in_batches
-from horizons.divergence import measure_divergence
+from horizons.decode.batches import decode_in_batches
+from horizons.decode.loop import Request
+from horizons.divergence import candidates_of, measure_divergence, measure_samples
 from horizons.errors import UserError
-from horizons.keep.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
+from horizons.keep import keep_of
 from horizons.measure.bounds import compare_top_k, describe_top_k, keep_top_k
-from horizons.measure.exact import js_divergence, kl_divergence
+from horizons.measure.definitions import js_divergence, kl_divergence
 from horizons.models import load_tokenizer
-from horizons.store.tables import BOUNDED, LOWER_BOUND
 from horizons.run import generate_run
 from horizons.store.reader import load_entries, open_triple
+from horizons.store.writer import TripleWriter, WrittenSample
 from horizons.validation import validate_triple
-from horizons.store.writer import TripleWriter
 
 K = 7
 
@@ -85,7 +85,8 @@ def test_the_five_largest_are_kept_by_lower_id_however_many_are_equal(k):
 
 def test_candidates_are_the_same_in_every_mode(runs):
     tokenizer = load_tokenizer(small_run().config.model.name)
-    full, *others = (collect_candidates(results_file, tokenizer) for results_file in runs.values())
+    triples = [open_triple(results_file) for results_file in runs.values()]
+    full, *others = (candidates_of(triple, list(measure_samples(triple)), tokenizer) for triple in triples)
     for other in others:
         assert other["token_texts"] == full["token_texts"]
         for found, expected in zip(other["samples"], full["samples"], strict=True):
@@ -182,35 +183,36 @@ def test_support_that_the_final_prediction_lacks_makes_the_bound_infinite():
 def test_at_a_real_vocabulary_64_logits_take_300_times_less(tmp_path):
     sizes = {}
     for mode in ("full", "top_k"):
-        writer = TripleWriter(
-            tmp_path / f"{mode}.json.gz", ["q0", "q1"], [9, 9], 126_464, torch.bfloat16, 64, [1, 2, 4, 8], mode, 64
-        )
-        with writer:
-            writer.finish({"outputs": []}, {})
+        keep = keep_of(mode, 64, 126_464, "bfloat16")
+        generator = torch.Generator().manual_seed(1)
+        with TripleWriter(tmp_path / f"{mode}.json.gz", keep.layout, [14], [1, 2, 4, 8]) as writer:
+            writer.begin([0])
+            for timestep in range(4):
+                horizons = [horizon for horizon in (1, 2, 4) if horizon <= timestep + 1]
+                logits = {horizon: torch.randn(1, 126_464, generator=generator).bfloat16() for horizon in horizons}
+                writer.write(timestep, [0], [timestep], keep.keep(logits, torch.tensor([9])))
+            writer.end(0)
+            writer.finish([WrittenSample("q0", 9, [[at] for at in range(4)])], {"outputs": [{}]}, {})
         sizes[mode] = sum((tmp_path / f"{mode}{end}").stat().st_size for end in (".safetensors", ".metadata.json"))
     assert sizes["full"] / sizes["top_k"] >= 300
 
 
-@pytest.mark.parametrize("reduce", [reduce_to_top_k(5, torch.float32), reduce_to_statistics(torch.float32)])
-def test_logits_are_held_for_the_largest_horizon_and_no_longer(reduce):
-    generator = torch.Generator().manual_seed(3)
+def test_logits_are_held_for_the_largest_horizon_and_no_longer():
     alive, most = weakref.WeakSet(), []
 
-    def logits(_canvas, _position):
-        return torch.randn(20, generator=generator)
-
     class Watched(MadeUpModel):
-        def logits(self, *arguments):
-            made = super().logits(*arguments)
+        def forward(self, *arguments):
+            made = super().forward(*arguments)
             alive.add(made)
             most.append(len(alive))
             return made
 
+    generator = torch.Generator().manual_seed(3)
+    model = Watched(lambda _canvas, _position: torch.randn(20, generator=generator), 20)
     settings = Generation(max_tokens=30, batch_size=3, horizons=[1, 2, 4])
-    written = []
-    reduction = Reduction(reduce, lambda name, *_: written.append(name), 30, [1, 2, 4])
-    list(decode_in_batches(Watched(logits, 20), [[2]] * 3, settings, [0] * 3, reduction))
-    assert written
+    requests = [Request(sample, str(sample), [2], sample) for sample in range(3)]
+    list(decode_in_batches(model, requests, settings, on_commits=lambda _: None))
+    assert len(most) == 30
     assert max(most) <= 4 + 1  # and the one that was just made
 
 

@@ -9,10 +9,12 @@ import torch
 from checkpoints import random_model
 from generation import MadeUpModel
 from horizons.config import Generation
-from horizons.decode.loop import batches_by_length, check_lengths, choose, decode_in_batches, generate, sample_seed
-from horizons.entries import entries_of_sample
+from horizons.decode.batches import batches_by_length, check_lengths, decode_in_batches, generate
+from horizons.decode.choose import choose, sample_seed
+from horizons.decode.loop import NotFinite, Request
 from horizons.errors import UserError
-from horizons.run import decode_samples
+from horizons.run import report_progress
+from triples import left_to_right
 
 LENGTHS = [200, 1, 37, 5, 120, 2, 64, 1]
 
@@ -21,6 +23,11 @@ def prompts_of(lengths):
     """Prompts of ordinary tokens, the same ones each time."""
     generator = torch.Generator().manual_seed(5)
     return [torch.randint(5, 149, (length,), generator=generator).tolist() for length in lengths]
+
+
+def requests_of(prompts, seed=0):
+    """A request for each prompt, numbered."""
+    return [Request(sample, f"q{sample}", prompt, seed) for sample, prompt in enumerate(prompts)]
 
 
 def counting_model(vocab_size=12):
@@ -36,9 +43,9 @@ def counting_model(vocab_size=12):
 
 def test_batches_take_each_prompt_once_the_shorter_first():
     prompts = prompts_of(LENGTHS)
-    batches = batches_by_length(prompts, 3)
+    batches = batches_by_length(requests_of(prompts), 3)
     assert [len(batch) for batch in batches] == [3, 3, 2]
-    order = [sample for batch in batches for sample in batch]
+    order = [request.sample for batch in batches for request in batch]
     assert sorted(order) == list(range(len(prompts)))
     assert [len(prompts[sample]) for sample in order] == sorted(LENGTHS)
 
@@ -66,23 +73,28 @@ def test_results_come_in_prompt_order():
 
 
 @pytest.mark.parametrize("cfg_scale", [0.0, 1.5])
-def test_a_sample_does_not_depend_on_its_shard(cfg_scale):
+def test_a_sample_depends_on_its_id_and_not_on_its_place(cfg_scale):
     model = counting_model()
     prompts = prompts_of([3, 9, 1, 4, 6])
     prompts = [[token % 10 + 2 for token in prompt] for prompt in prompts]
     settings = Generation(max_tokens=12, horizons=[1, 3], temperature=0.9, batch_size=2, cfg_scale=cfg_scale)
-    whole = [tokens.tolist() for tokens, _ in generate(model, prompts, settings, seed=3)]
-    first = [tokens.tolist() for tokens, _ in generate(model, prompts[:2], settings, seed=3)]
-    second = [tokens.tolist() for tokens, _ in generate(model, prompts[2:], settings, seed=3, first_sample=2)]
-    assert first + second == whole
-    assert whole != [tokens.tolist() for tokens, _ in generate(model, prompts, settings, seed=4)]
+    ids = ["a", "b", "c", "d", "e"]
+
+    def tokens_of(places, seed=3):
+        chosen = generate(model, [prompts[at] for at in places], settings, seed, [ids[at] for at in places])
+        return [tokens.tolist() for tokens, _ in chosen]
+
+    whole = tokens_of(range(5))
+    assert tokens_of([0, 1]) + tokens_of([2, 3, 4]) == whole
+    assert tokens_of([4, 2, 0, 1, 3]) == [whole[at] for at in (4, 2, 0, 1, 3)]
+    assert whole != tokens_of(range(5), seed=4)
 
 
 def test_equal_prompts_get_noise_of_their_own():
     settings = Generation(max_tokens=12, horizons=[1], temperature=1.0)
     one, other = generate(counting_model(), [[2, 3], [2, 3]], settings)
     assert one[0].tolist() != other[0].tolist()
-    assert len({sample_seed(seed, sample) for seed in range(30) for sample in range(30)}) == 900
+    assert len({sample_seed(seed, str(sample)) for seed in range(30) for sample in range(30)}) == 900
 
 
 def test_draws_have_the_distribution_of_the_softmax():
@@ -90,10 +102,10 @@ def test_draws_have_the_distribution_of_the_softmax():
     # exceeds 29.6 with probability 0.001 where the distribution is right.
     logits = torch.tensor([0.3, -1.0, 2.0, 0.5, 1.5, -0.5, 0.0, 1.0, -2.0, 0.7, 1.2, 5.0])
     mask, temperature, draws = 11, 0.8, 20_000
-    generators = [torch.Generator().manual_seed(sample_seed(1, sample)) for sample in range(50)]
+    generators = [torch.Generator().manual_seed(sample_seed(1, str(sample))) for sample in range(50)]
     counts = torch.zeros(12, dtype=torch.float64)
     for _ in range(draws // 50):
-        tokens = choose(logits.expand(50, -1), temperature, mask, generators)
+        tokens = choose(logits.repeat(50, 1), temperature, mask, torch.arange(50), generators)
         counts += torch.bincount(tokens, minlength=12)
     expected = draws * torch.softmax(logits[:mask].double() / temperature, -1)
     assert counts[mask] == 0
@@ -104,8 +116,8 @@ def test_draws_have_the_distribution_of_the_softmax():
 def test_a_low_temperature_draws_the_greedy_token():
     scores = torch.randn(40, 30, generator=torch.Generator().manual_seed(2))
     generators = [torch.Generator().manual_seed(row) for row in range(40)]
-    greedy = choose(scores, 0.0, 3, generators)
-    assert choose(scores, 1e-6, 3, generators).tolist() == greedy.tolist()
+    greedy = choose(scores.clone(), 0.0, 3, torch.arange(40), generators)
+    assert choose(scores, 1e-6, 3, torch.arange(40), generators).tolist() == greedy.tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -118,22 +130,13 @@ def test_the_mask_token_is_never_committed_and_its_logit_stays_as_it_is(temperat
     assert logits.tolist() == wishes_for_masks.expand(9, -1).tolist()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_choosing_leaves_the_scores_untouched(dtype, temperature):
-    scores = torch.randn(2, 6, dtype=dtype)
-    before = scores.clone()
-    choose(scores, temperature, 0, [torch.Generator(), torch.Generator()])
-    assert torch.equal(scores, before)
-
-
 @pytest.mark.parametrize("settings", [{"temperature": 0.9}, {"cfg_scale": 2.0}, {"temperature": 0.5, "cfg_scale": 1.0}])
 def test_recorded_logits_are_the_models_own(settings):
     model = counting_model()
     prompt = [4, 5, 6]
     [(tokens, logits)] = generate(model, [prompt], Generation(max_tokens=6, horizons=[1, 2, 4], **settings))
     canvas = [*prompt, *[0] * 6]
-    for entry, recorded in zip(entries_of_sample(6, [1, 2, 4]), logits, strict=True):
+    for entry, recorded in zip(left_to_right(6, [1, 2, 4]), logits, strict=True):
         canvas[3 : 3 + entry.timestep] = tokens.tolist()[: entry.timestep]
         assert recorded.tolist() == model.function(canvas, 3 + entry.relative_position).tolist()
 
@@ -149,8 +152,8 @@ def test_guidance_takes_the_difference_from_the_prediction_without_the_prompt():
 def test_without_save_logits_one_row_a_timestep_is_asked_for():
     asked = []
     model = counting_model()
-    logits_of = model.logits
-    model.logits = lambda ids, mask, positions: (asked.append(positions.shape[1]), logits_of(ids, mask, positions))[1]
+    forward = model.forward
+    model.forward = lambda ids, mask, rows, columns: (asked.append(len(rows)), forward(ids, mask, rows, columns))[1]
     [(tokens, logits)] = generate(model, [[4, 5]], Generation(max_tokens=8, save_logits=False))
     assert asked == [1] * 8
     assert logits.shape == (0, 12)
@@ -163,10 +166,10 @@ class SmallMemory(MadeUpModel):
 
     limit = 2
 
-    def logits(self, token_ids, attention_mask, positions):
+    def forward(self, token_ids, attention_mask, rows, columns):
         if len(token_ids) > self.limit and int((token_ids[0] != 0).sum()) > 4:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return super().logits(token_ids, attention_mask, positions)
+        return super().forward(token_ids, attention_mask, rows, columns)
 
 
 @pytest.mark.parametrize("limit", [1, 2])
@@ -193,39 +196,106 @@ def test_a_batch_that_does_not_fit_is_done_in_halves_with_the_same_result(limit,
 def test_one_prompt_that_does_not_fit_is_an_error_of_one_line():
     model = SmallMemory(counting_model().function, 12)
     model.limit = 0
-    with pytest.raises(UserError, match=r"^CUDA out of memory with a single prompt of 3 tokens; [^\n]*$"):
-        list(decode_in_batches(model, [[2, 3, 4]], Generation(max_tokens=6, horizons=[1]), [0]))
+    with pytest.raises(UserError, match=r"^prompt 'q0': CUDA out of memory with this prompt of 3 tokens alone; .*$"):
+        list(decode_in_batches(model, requests_of([[2, 3, 4]]), Generation(max_tokens=6, horizons=[1])))
 
 
-def test_entries_are_handed_over_in_order_and_once_for_each_sample():
-    rows = {0: [], 1: [], 2: []}
-    committed = {0: [], 1: [], 2: []}
+def test_commits_hold_what_was_predicted_up_to_them():
+    horizons, found = [1, 2, 4], {}
 
-    def on_entries(samples, first_entry, logits, tokens):
-        for sample, sample_logits, token in zip(samples, logits, tokens.tolist(), strict=True):
-            assert first_entry == len(rows[sample])
-            rows[sample].extend(sample_logits.tolist())
-            committed[sample].append(token)
+    def on_commits(commits):
+        assert sorted(commits.predictions) == [h for h in horizons if h <= commits.timestep + 1]
+        tokens = commits.tokens.tolist()
+        for row, (sample, position, token) in enumerate(zip(commits.samples, commits.positions, tokens, strict=True)):
+            predictions = {horizon: logits[row].tolist() for horizon, logits in commits.predictions.items()}
+            assert found.setdefault((sample, position), (token, predictions)) == (token, predictions)
 
-    settings = Generation(max_tokens=5, horizons=[1, 2, 4], batch_size=2)
-    prompts = [[3, 4, 5], [6], [7, 8]]
-    list(decode_in_batches(counting_model(), prompts, settings, [1, 2, 3], on_entries))
-    expected = list(generate(counting_model(), prompts, settings))
-    assert [rows[sample] for sample in range(3)] == [logits.tolist() for _, logits in expected]
-    assert [committed[sample] for sample in range(3)] == [tokens.tolist() for tokens, _ in expected]
+    settings = Generation(max_tokens=5, horizons=horizons, batch_size=2)
+    model, prompts = counting_model(), [[3, 4, 5], [6], [7, 8]]
+    list(decode_in_batches(model, requests_of(prompts), settings, on_commits=on_commits))
+    for sample, (tokens, _) in enumerate(generate(model, prompts, settings)):
+        for position, token in enumerate(tokens.tolist()):
+            expected = {}
+            for horizon in horizons:
+                made_at = position - (horizon - 1)
+                if made_at >= 0:
+                    canvas = [*prompts[sample], *tokens.tolist()[:made_at], *[0] * (5 - made_at)]
+                    expected[horizon] = model.function(canvas, len(prompts[sample]) + position).tolist()
+            assert found[sample, position] == (token, expected)
+
+
+def test_a_sample_that_has_come_to_its_end_leaves_the_batch():
+    model, prompts = counting_model(), [[3, 4, 5], [6], [7, 8], [9, 2, 4, 4]]
+    settings = {"max_tokens": 12, "horizons": [1, 2, 4], "batch_size": 4}
+    whole = list(generate(model, prompts, Generation(**settings)))
+    ends = {tokens.tolist()[5] for tokens, _ in whole}
+    model.eos_token_ids = [min(ends)]
+    sizes, forward = [], model.forward
+    model.forward = lambda ids, *others: (sizes.append(len(ids)), forward(ids, *others))[1]
+    stopped = list(generate(model, prompts, Generation(**settings, stop_at_eos=True)))
+    lengths = []
+    for (tokens, logits), (all_tokens, all_logits) in zip(stopped, whole, strict=True):
+        expected = all_tokens.tolist()
+        if model.eos_token_ids[0] in expected:
+            expected = expected[: expected.index(model.eos_token_ids[0]) + 1]
+        assert tokens.tolist() == expected
+        kept = [at for at, entry in enumerate(left_to_right(12, [1, 2, 4])) if entry.relative_position < len(expected)]
+        assert torch.equal(logits, all_logits[kept])
+        lengths.append(len(expected))
+    assert min(lengths) < 12
+    assert sizes == [sum(length > timestep for length in lengths) for timestep in range(max(lengths))]
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "bert", "modernbert"])
+def test_what_comes_before_the_end_is_what_it_is_without_stopping(family):
+    model, _ = random_model(family)
+    prompts = prompts_of(LENGTHS)
+    settings = {"max_tokens": 10, "horizons": [1, 2, 4]}
+    whole = list(generate(model, prompts, Generation(**settings, batch_size=8)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "eos_token_ids", [tokens.tolist()[3] for tokens, _ in whole[:5]])
+        alone = list(generate(model, prompts, Generation(**settings, stop_at_eos=True, batch_size=1)))
+        stopped = list(generate(model, prompts, Generation(**settings, stop_at_eos=True, batch_size=8)))
+    unstopped = list(generate(model, prompts, Generation(**settings, batch_size=1)))
+    assert min(len(tokens) for tokens, _ in stopped) < 10
+    for sample, (tokens, logits) in enumerate(stopped):
+        count = len(tokens)
+        kept = [at for at, entry in enumerate(left_to_right(10, [1, 2, 4])) if entry.relative_position < count]
+        assert tokens.tolist() == alone[sample][0].tolist() == whole[sample][0].tolist()[:count]
+        torch.testing.assert_close(logits, whole[sample][1][kept], rtol=0, atol=1e-4)
+        assert torch.equal(alone[sample][1], unstopped[sample][1][kept])
 
 
 def test_samples_that_are_done_are_left_out_and_the_others_stay_in_their_batches():
     settings = Generation(max_tokens=3, horizons=[1], batch_size=2)
-    prompts = [[3], [4], [5], [6], [7]]
-    batches = [batch for batch, _ in decode_in_batches(counting_model(), prompts, settings, [0] * 5, done={0, 1})]
+    requests = requests_of([[3], [4], [5], [6], [7]])
+    batches = [list(batch) for batch in decode_in_batches(counting_model(), requests, settings, done={0, 1})]
     assert batches == [[2, 3], [4]]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("save_logits", [True, False])
+def test_logits_that_are_no_prediction_stop_the_run_at_once_and_name_prompt_and_place(value, save_logits):
+    def logits(canvas, _position):
+        broken = canvas[0] == 5 and canvas.count(0) == 2
+        return torch.full((9,), value) if broken else torch.arange(9.0)
+
+    settings = Generation(max_tokens=4, horizons=[1, 2], save_logits=save_logits)
+    found = "-inf for every token" if value == -math.inf else f"a logit of {value}"
+    with pytest.raises(NotFinite, match=f"prompt 'q1': the model gives {found} at timestep 2, for position 2"):
+        list(decode_in_batches(MadeUpModel(logits, 9), requests_of([[4], [5]]), settings))
+
+
+def test_single_logits_of_minus_infinity_are_a_prediction():
+    model = MadeUpModel(lambda *_: torch.tensor([0.0, -math.inf, 1.0, -math.inf]), 4)
+    [(tokens, _)] = generate(model, [[3]], Generation(max_tokens=3, horizons=[1, 2]))
+    assert tokens.tolist() == [2, 2, 2]
 
 
 def test_progress_is_told_on_standard_error_and_in_the_log(capsys, caplog):
     settings = Generation(max_tokens=3, horizons=[1], batch_size=2)
     with caplog.at_level(logging.INFO):
-        list(decode_samples(counting_model(), [[3], [4], [5]], settings, [1, 2, 3], {}))
+        list(report_progress(decode_in_batches(counting_model(), requests_of([[3], [4], [5]]), settings), 3))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["generate: 2 of 3 samples", "generate: 3 of 3 samples"]
     assert all(line.endswith(" tokens a second") for line in lines)
@@ -233,13 +303,14 @@ def test_progress_is_told_on_standard_error_and_in_the_log(capsys, caplog):
 
 
 def test_a_prompt_and_max_tokens_over_the_context_are_refused_and_just_within_it_are_not():
-    check_lengths([10, 12], 20, 1, 33)
-    check_lengths([10_000], 20, 1, None)
-    with pytest.raises(UserError, match=r"sample 1: a prompt of 12 tokens and max_tokens 20 need 33 positions; .* 32"):
-        check_lengths([10, 12], 20, 1, 32)
+    requests = requests_of([[2] * 10, [2] * 12])
+    check_lengths(requests, 20, 1, 33)
+    check_lengths(requests_of([[2] * 10_000]), 20, 1, None)
+    with pytest.raises(UserError, match=r"prompt 'q1': 12 tokens and .*max_tokens 20 need 33 positions; .* 32"):
+        check_lengths(requests, 20, 1, 32)
 
 
 def test_noise_is_finite_where_the_generator_gives_zero(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.zeros(*shape, dtype=torch.float64))
     scores = torch.tensor([[0.0, 1.0, 2.0, -math.inf]])
-    assert choose(scores, 1.0, 0, [torch.Generator()]).tolist() == [2]
+    assert choose(scores, 1.0, 0, torch.arange(1), [torch.Generator()]).tolist() == [2]

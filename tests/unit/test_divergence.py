@@ -5,23 +5,17 @@ import pandas as pd
 import pytest
 import torch
 
-from horizons import divergence
-from horizons.entries import entries_of_sample
+from horizons.columns import table_columns
 from horizons.divergence import end_position, measure_divergence
 from horizons.errors import UserError
-<<<<<<< HEAD
-from horizons.store.tables import columns
-from support import random_samples, write_triple
-=======
-from horizons.report.tables import columns
-from triples import random_samples, write_triple
->>>>>>> tests
+from horizons.measure import sample
+from triples import left_to_right, random_samples, write_triple
 
 
 def plain_loop(samples, max_tokens, horizons):
     """Every number of every entry as its definition says, one pair at a time."""
     rows = []
-    entries = entries_of_sample(max_tokens, horizons)
+    entries = left_to_right(max_tokens, horizons)
     for sample_idx, (tokens, logits) in enumerate(samples):
         final_rows = {e.relative_position: row for row, e in enumerate(entries) if e.horizon == 1}
         for entry, early in zip(entries, logits.double(), strict=True):
@@ -58,11 +52,11 @@ def plain_loop(samples, max_tokens, horizons):
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(23, torch.float32), (6000, torch.bfloat16), (6000, torch.float32)])
 @pytest.mark.parametrize("block_size", [1, 40_000, 2**26])
 def test_the_table_is_that_of_a_plain_loop(tmp_path, monkeypatch, vocab_size, dtype, block_size):
-    monkeypatch.setitem(divergence.BLOCK_SIZE, "cpu", block_size)
+    monkeypatch.setitem(sample.BLOCK_SIZE, "cpu", block_size)
     samples = random_samples(2, 12, vocab_size, dtype)
     table = measure_divergence(write_triple(tmp_path, samples, 12))
     expected = plain_loop(samples, 12, [1, 2, 4, 8])
-    assert list(table.columns) == columns(bounded=False)
+    assert list(table.columns) == table_columns(bounded=False)
     assert set(table["run"]) == {"00000"}
     for name in expected:
         if name == "question_id":
@@ -94,7 +88,7 @@ def test_logits_of_minus_infinity_are_compared_as_defined(tmp_path):
 def test_a_position_without_a_final_prediction_is_refused():
     horizons = np.array([1, 2])
     with pytest.raises(UserError, match="position 1 has no final prediction"):
-        divergence.measure_sample(torch.randn(2, 9), horizons, np.array([0, 1]), [0, 0])
+        sample.measure_sample(torch.randn(2, 9), horizons, np.array([0, 1]), np.array([0, 0]), 5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -11,13 +11,8 @@ import pytest
 import torch
 
 from horizons.store.reader import open_triple
-<<<<<<< HEAD
 from horizons.validation import validate_triple
-from support import random_samples, write_triple
-=======
-from horizons.store.validation import validate_triple
 from triples import random_samples, write_triple
->>>>>>> tests
 
 MUTATIONS = 2000
 SECONDS_FOR_ONE = 10

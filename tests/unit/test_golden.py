@@ -8,13 +8,8 @@ from safetensors.torch import load_file
 
 from checkpoints import load_golden
 from horizons.config import Generation
-from horizons.decode.loop import generate
-<<<<<<< HEAD
-from horizons.entries import entries_of_sample
-from support import load_golden
-=======
-from horizons.decode.schedule import entries_of_sample
->>>>>>> tests
+from horizons.decode.batches import generate
+from triples import left_to_right
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SAMPLES = [("llada", 0), ("llada", 1), ("llada", 2), ("dream", 0)]
@@ -44,7 +39,7 @@ def test_entry_order_is_the_golden_index(family, sample):
     prompt_length = len(golden[f"prompt_{sample}"])
     index = [
         [e.timestep, e.horizon, prompt_length + e.relative_position, e.relative_position, e.last_unmasked_position]
-        for e in entries_of_sample(16, [1, 2, 4, 8])
+        for e in left_to_right(16, [1, 2, 4, 8])
     ]
     assert index == golden[f"index_{sample}"].tolist()
 

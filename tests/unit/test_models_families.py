@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from checkpoints import EOS, MASK, random_model, write_bert, write_dream, write_llada, write_roberta, write_tokenizer
 from generation import plain_generate
 from horizons.config import Generation
-from horizons.decode.loop import generate
+from horizons.decode.batches import generate
 from horizons.errors import UserError
 from horizons.models import FAMILIES, load_model
 from horizons.models.base import Family

@@ -12,12 +12,7 @@ from horizons.errors import UserError
 from horizons.run import generate_run
 from horizons.store.files import read_results
 from horizons.store.reader import open_triple
-<<<<<<< HEAD
 from horizons.validation import validate_triple
-from support import plain_generate, write_bert, write_llada
-=======
-from horizons.store.validation import validate_triple
->>>>>>> tests
 
 
 def write_prompts(path, texts):

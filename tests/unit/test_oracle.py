@@ -7,15 +7,10 @@ import pytest
 import torch
 
 from horizons.config import Generation
-from horizons.decode.loop import generate
+from horizons.decode.batches import generate
 from horizons.divergence import measure_divergence
-<<<<<<< HEAD
 from horizons.validation import validate_triple
-from support import write_triple
-=======
-from horizons.store.validation import validate_triple
 from triples import write_triple
->>>>>>> tests
 
 NAMES = 20
 
@@ -29,11 +24,14 @@ class ShuffleOracle:
     suffix_ids: list[int] = []  # noqa: RUF012
     device = torch.device("cpu")
 
-    def logits(self, token_ids, _attention_mask, positions):
-        logits = torch.full((*positions.shape, self.vocab_size), -math.inf)
-        for sample, canvas in enumerate(token_ids.tolist()):
-            used = set(canvas)
-            logits[sample, :, [name for name in range(NAMES) if name not in used]] = 0.0
+    eos_token_ids: list[int] = []  # noqa: RUF012
+
+    def forward(self, token_ids, _attention_mask, rows, _columns):
+        logits = torch.full((len(rows), self.vocab_size), -math.inf)
+        canvases = token_ids.tolist()
+        for asked, row in enumerate(rows.tolist()):
+            used = set(canvases[row])
+            logits[asked, [name for name in range(NAMES) if name not in used]] = 0.0
         return logits
 
 

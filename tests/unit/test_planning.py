@@ -6,12 +6,12 @@ import pytest
 
 from horizons import planning
 from horizons.config import parse_experiment
-from horizons.entries import count_entries, entries_of_sample
+from horizons.entries import count_entries
 from horizons.errors import UserError
 from horizons.planning import bytes_per_entry, header_bytes, missing_room, plan_experiment, readable
 from horizons.store.files import MAX_HEADER_SIZE, run_paths
 from horizons.store.layout import fields_of, safetensors_header
-from triples import random_samples, write_triple
+from triples import left_to_right, random_samples, write_triple
 from workflows import REPOSITORY
 
 
@@ -43,7 +43,7 @@ def test_the_header_is_counted_as_it_is_written(mode, samples, entries, vocab_si
 def test_entries_are_counted_as_they_are_listed():
     for max_tokens in (1, 3, 8, 64):
         for horizons in ([1], [1, 2, 4, 8], [1, 100]):
-            assert count_entries(max_tokens, horizons) == len(entries_of_sample(max_tokens, horizons))
+            assert count_entries(max_tokens, horizons) == len(left_to_right(max_tokens, horizons))
 
 
 def test_the_files_of_a_run_have_the_planned_sizes(tmp_path):

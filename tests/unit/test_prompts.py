@@ -13,8 +13,8 @@ from horizons.config import Dataset
 from horizons.divergence import measure_divergence
 from horizons.errors import UserError
 from horizons.prompts import load_prompts
-from horizons.store.tables import read_tables, write_table
 from horizons.store.files import read_results
+from horizons.store.tables import read_tables, write_table
 from triples import random_samples, write_triple
 
 STRANGE_TEXTS = [

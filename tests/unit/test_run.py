@@ -9,9 +9,9 @@ import pytest
 from generation import small_run
 from horizons import run as run_module
 from horizons.run import generate_run
-from horizons.store.journal import Progress
-from horizons.validation import validate_triple
+from horizons.store.journal import Journal
 from horizons.store.writer import TripleWriter
+from horizons.validation import validate_triple
 
 
 class Killed(BaseException):
@@ -31,16 +31,16 @@ def unbroken(tmp_path_factory):
 
 def kill_after(monkeypatch, batches, results_file, **changes):
     """Run the small run until so many batches are in its journal, where it ends as if killed."""
-    add, seen = Progress.add, []
+    add, seen = Journal.add, []
 
-    def add_and_die(self, tokens):
-        add(self, tokens)
-        seen.append(tokens)
+    def add_and_die(self, records):
+        add(self, records)
+        seen.append(records)
         if len(seen) == batches:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "add", add_and_die)
+        patch.setattr(Journal, "add", add_and_die)
         with pytest.raises(Killed):
             generate_run(small_run(**changes), results_file)
 
@@ -49,10 +49,10 @@ def decoded_samples(monkeypatch):
     """The samples that are decoded from now on, batch by batch."""
     batches, decode = [], run_module.decode_in_batches
 
-    def watched(*arguments):
-        for batch, tokens in decode(*arguments):
-            batches.append(batch)
-            yield batch, tokens
+    def watched(*arguments, **options):
+        for batch in decode(*arguments, **options):
+            batches.append(list(batch))
+            yield batch
 
     monkeypatch.setattr(run_module, "decode_in_batches", watched)
     return batches
@@ -117,7 +117,7 @@ def test_what_fails_while_writing_ends_the_run_and_leaves_no_triple(tmp_path, mo
     def full(*_):
         raise OSError(28, "No space left on device", "00000.safetensors")
 
-    monkeypatch.setattr(TripleWriter, "write_logits", full)
+    monkeypatch.setattr(TripleWriter, "write", full)
     with pytest.raises(OSError, match="No space left"):
         generate_run(small_run(), tmp_path / "00000.json.gz")
     assert not [name for name in contents(tmp_path) if not name.startswith(".")]
@@ -132,33 +132,42 @@ MEASURE = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from horizons.store.background import BackgroundWriter
 from horizons.config import Generation
-from horizons.decode.loop import decode_in_batches
-from horizons.store.writer import TripleWriter
+from horizons.decode.batches import decode_in_batches
+from horizons.decode.loop import Request
+from horizons.entries import count_entries
+from horizons.keep import keep_of
+from horizons.store.background import Background
+from horizons.store.writer import TripleWriter, WrittenSample
 
-VOCABULARY, SAMPLES = 126_464, 20
+VOCABULARY, SAMPLES, HORIZONS = 126_464, 20, [1, 2, 4, 8]
 
 class Model:
-    mask_token_id, pad_token_id, vocab_size, suffix_ids = VOCABULARY - 1, 0, VOCABULARY, []
+    mask_token_id, pad_token_id, vocab_size, suffix_ids, eos_token_ids = VOCABULARY - 1, 0, VOCABULARY, [], []
     device = torch.device("cpu")
-    def logits(self, token_ids, attention_mask, positions):
-        return torch.zeros(*positions.shape, VOCABULARY, dtype=torch.bfloat16) + token_ids.sum()
+    def forward(self, token_ids, attention_mask, rows, columns):
+        return torch.zeros(len(rows), VOCABULARY, dtype=torch.bfloat16) + token_ids.sum()
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-def decode(on_entries):
-    settings = Generation(max_tokens=64, batch_size=4)
-    list(decode_in_batches(Model(), [[1]] * SAMPLES, settings, [0] * SAMPLES, on_entries))
-
-decode(lambda *_: None)
+settings = Generation(max_tokens=64, batch_size=4, horizons=HORIZONS)
+requests = [Request(number, str(number), [1], 0) for number in range(SAMPLES)]
+list(decode_in_batches(Model(), requests[:4], settings, on_commits=lambda commits: None))
 before = peak()
-ids = [str(number) for number in range(SAMPLES)]
-with TripleWriter(Path(sys.argv[1]), ids, [1] * SAMPLES, VOCABULARY, torch.bfloat16, 64, [1, 2, 4, 8]) as writer:
-    with BackgroundWriter(writer.write_logits) as background:
-        decode(background)
-    writer.finish({"outputs": []}, {})
+keep = keep_of("full", None, VOCABULARY, "bfloat16")
+room = [count_entries(64, HORIZONS)] * SAMPLES
+with TripleWriter(Path(sys.argv[1]), keep.layout, room, HORIZONS) as writer:
+    with Background() as background:
+        def write(commits):
+            fields = keep.keep(commits.predictions, commits.tokens)
+            background.call_with(fields, writer.write, commits.timestep, commits.samples, commits.positions)
+        begin = lambda samples: background.call(writer.begin, samples)
+        for batch in decode_in_batches(Model(), requests, settings, begin, write):
+            for sample in batch:
+                background.call(writer.end, sample)
+    written = [WrittenSample(str(number), 1, [[at] for at in range(64)]) for number in range(SAMPLES)]
+    writer.finish(written, {"outputs": [{}] * SAMPLES}, {})
 print(json.dumps({"before": before, "after": peak()}))
 """
 

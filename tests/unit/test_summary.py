@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from horizons.columns import NUMBERS, table_columns
 from horizons.report.summary import resampled_means, statistics, summarize
-from horizons.store.tables import columns, read_tables, write_table
 from horizons.store.files import write_results
-from horizons.columns import NUMBERS
+from horizons.store.tables import read_tables, write_table
 
 
 def table_of(runs=("00000", "00001"), samples=4, positions=6):
@@ -30,7 +30,7 @@ def table_of(runs=("00000", "00001"), samples=4, positions=6):
         if p >= h - 1
     ]
     table = pd.DataFrame(rows).assign(after_eos=False, top1_token_id=0, final_token_id=0)
-    return table.assign(**{number: rng.random(len(table)) for number in NUMBERS})[columns(bounded=False)]
+    return table.assign(**{number: rng.random(len(table)) for number in NUMBERS})[table_columns(bounded=False)]
 
 
 @pytest.fixture

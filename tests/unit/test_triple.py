@@ -2,18 +2,19 @@
 
 import gzip
 import json
+import os
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from horizons.entries import entries_of_sample
 from horizons.errors import UserError
-from horizons.store.layout import fields_of, safetensors_header
+from horizons.keep import keep_of
+from horizons.store.layout import safetensors_header
 from horizons.store.reader import export_pt, load_entries, open_triple
-from horizons.store.writer import TripleWriter
-from triples import logits_checksum, random_samples, write_triple
+from horizons.store.writer import TripleWriter, WrittenSample
+from triples import left_to_right, logits_checksum, random_samples, write_sample, write_triple
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -23,7 +24,7 @@ def test_the_safetensors_reader_gives_every_entry(tmp_path, dtype):
     samples = random_samples(3, 10, 23, dtype)
     results_file = write_triple(tmp_path, samples, 10)
     tensors = load_file(tmp_path / "00000.safetensors")
-    assert len(tensors) == 3 * len(entries_of_sample(10, [1, 2, 4, 8]))
+    assert len(tensors) == 3 * len(left_to_right(10, [1, 2, 4, 8]))
     for sample, (_, logits) in enumerate(samples):
         for entry, row in enumerate(logits):
             assert torch.equal(tensors[f"sample_{sample}_entry_{entry}"], row)
@@ -74,59 +75,127 @@ def test_the_same_content_is_the_same_bytes(tmp_path):
     assert sorted(contents[0]) == ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
 
 
-def in_one_go(writer, logits):
-    with writer:
-        writer.write_logits([0, 1], 0, logits)
-        writer.finish({"outputs": [{}, {}]}, {})
+HORIZONS = [1, 2, 4, 8]
+ENTRIES = left_to_right(10, HORIZONS)
 
 
-def timestep_by_timestep(writer, logits):
-    with writer:
-        for first in range(0, len(writer.entries), 5):
-            writer.write_logits([1, 0], first, logits[[1, 0], first : first + 5])
-        writer.finish({"outputs": [{}, {}]}, {})
+def open_writer(results_file, room=None):
+    layout = keep_of("full", None, 23, "float32").layout
+    return TripleWriter(results_file, layout, room or [len(ENTRIES)] * 2, HORIZONS)
 
 
-def backwards(writer, logits):
-    with writer:
-        for entry in reversed(range(len(writer.entries))):
-            writer.write_logits([0, 1], entry, logits[:, entry : entry + 1])
-        writer.finish({"outputs": [{}, {}]}, {})
+def finish(writer):
+    commits = [[position] for position in range(10)]
+    written = [WrittenSample(name, 3, commits) for name in ("q0", "q1")]
+    writer.finish(written, {"outputs": [{}, {}]}, {"vocab_size": 23, "dtype": "float32"})
 
 
-def twice(writer, logits):
-    with writer:
-        writer.write_logits([0, 1], 0, torch.zeros_like(logits))
-        writer.write_logits([0, 1], 0, torch.zeros_like(logits[:, :9]))
-        writer.write_logits([0], 0, logits[:1])
-        writer.write_logits([1], 0, logits[1:])
-        writer.finish({"outputs": [{}, {}]}, {})
+def commits_of(logits, timestep):
+    """The predictions of the samples (samples, entries, vocab_size) for what a timestep commits, by horizon."""
+    row_of = {entry[:2]: row for row, entry in enumerate(ENTRIES)}
+    rows = {horizon: row_of.get((timestep - horizon + 1, horizon)) for horizon in HORIZONS}
+    return {horizon: {"logits": logits[:, row]} for horizon, row in rows.items() if row is not None}
 
 
-def by_a_writer_that_goes_on(writer, logits):
-    with writer:
-        writer.write_logits([0, 1], 0, logits)
-    assert writer.resume()
-    with writer:
-        writer.write_logits([1], 0, logits[1:])
-        writer.finish({"outputs": [{}, {}]}, {})
+def one_sample_after_the_other(results_file, logits):
+    with open_writer(results_file) as writer:
+        for sample in (1, 0):
+            write_sample(writer, sample, logits[sample], 10, HORIZONS)
+        finish(writer)
 
 
-@pytest.mark.parametrize("write", [in_one_go, timestep_by_timestep, backwards, twice, by_a_writer_that_goes_on])
-def test_in_whatever_order_rows_are_written_file_and_checksum_are_the_same(tmp_path, monkeypatch, write):
-    monkeypatch.setattr("horizons.store.writer.MAX_CACHED", 1000)
+def side_by_side(results_file, logits):
+    with open_writer(results_file) as writer:
+        writer.begin([0, 1])
+        for timestep in range(10):
+            writer.write(timestep, [0, 1], [timestep] * 2, commits_of(logits, timestep))
+        for sample in (0, 1):
+            writer.end(sample)
+        finish(writer)
+
+
+def begun_anew(results_file, logits):
+    with open_writer(results_file) as writer:
+        writer.begin([0, 1])
+        for timestep in range(9):
+            writer.write(timestep, [0, 1], [timestep] * 2, commits_of(logits + 1, timestep))
+        for sample in (0, 1):
+            write_sample(writer, sample, logits[sample], 10, HORIZONS)
+        finish(writer)
+
+
+def with_room_left(results_file, logits):
+    with open_writer(results_file, [len(ENTRIES) + 5, len(ENTRIES) + 1]) as writer:
+        for sample in (0, 1):
+            write_sample(writer, sample, logits[sample], 10, HORIZONS)
+        finish(writer)
+
+
+def gone_on_with(results_file, logits):
+    with open_writer(results_file) as writer:
+        writer.begin([0])
+        for timestep in range(10):
+            writer.write(timestep, [0], [timestep], commits_of(logits[:1], timestep))
+        rows = writer.end(0)
+    with open_writer(results_file) as writer:
+        assert not writer.adopt(0, rows._replace(num_entries=rows.num_entries - 1))
+        assert writer.adopt(0, rows)
+        write_sample(writer, 1, logits[1], 10, HORIZONS)
+        finish(writer)
+
+
+WAYS = [one_sample_after_the_other, side_by_side, begun_anew, with_room_left, gone_on_with]
+
+
+@pytest.mark.parametrize("write", WAYS)
+@pytest.mark.parametrize("min_write", [1, 2**18])
+def test_however_rows_are_written_file_and_checksum_are_the_same(tmp_path, monkeypatch, write, min_write):
+    monkeypatch.setattr("horizons.store.rows.MAX_CACHED", 1000)
+    monkeypatch.setattr("horizons.store.rows.MIN_WRITE", min_write)
     logits = torch.stack([logits for _, logits in random_samples(2, 10, 23)])
     results_file = tmp_path / "00000.json.gz"
-    write(TripleWriter(results_file, ["q0", "q1"], [3, 3], 23, torch.float32, 10, [1, 2, 4, 8]), logits)
+    write(results_file, logits)
     data = (tmp_path / "00000.safetensors").read_bytes()
     assert data[len(data) - logits.nbytes :] == logits.numpy().tobytes()
     assert open_triple(results_file).saved["checksums"]["logits"] == logits_checksum(data, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "00000.json.gz",
+        "00000.metadata.json",
+        "00000.safetensors",
+    ]
+
+
+def test_a_short_write_is_gone_on_with(tmp_path, monkeypatch):
+    pwritev = os.pwritev
+
+    def reluctant(descriptor, buffers, offset):
+        return pwritev(descriptor, [bytes(buffers[0])[:7]], offset)
+
+    monkeypatch.setattr(os, "pwritev", reluctant)
+    logits = torch.stack([logits for _, logits in random_samples(2, 10, 23)])
+    side_by_side(tmp_path / "00000.json.gz", logits)
+    assert torch.equal(open_triple(tmp_path / "00000.json.gz").logits, logits.flatten(0, 1))
+
+
+def test_rows_that_were_changed_are_not_gone_on_from(tmp_path):
+    logits = torch.stack([logits for _, logits in random_samples(2, 10, 23)])
+    with open_writer(tmp_path / "00000.json.gz") as writer:
+        writer.begin([0])
+        for timestep in range(10):
+            writer.write(timestep, [0], [timestep], commits_of(logits[:1], timestep))
+        rows = writer.end(0)
+    temporary = tmp_path / ".00000.safetensors.tmp"
+    content = bytearray(temporary.read_bytes())
+    content[len(content) - logits.nbytes + 10] ^= 1  # in the first sample
+    temporary.write_bytes(content)
+    with open_writer(tmp_path / "00000.json.gz") as writer:
+        assert not writer.adopt(0, rows)
 
 
 def test_no_file_of_the_triple_appears_when_writing_fails(tmp_path):
     tokens, logits = random_samples(1, 6, 11)[0]
-    with pytest.raises(ValueError, match="do not fit"):
-        write_triple(tmp_path, [(tokens, logits), (tokens, torch.zeros(1, 5))], 6)
+    with pytest.raises(ValueError, match="has more than"):
+        write_triple(tmp_path, [(tokens, logits), (tokens, torch.zeros(200, 11))], 6, room=5)
     assert [path.name for path in tmp_path.iterdir()] == [".00000.safetensors.tmp"]
 
 
@@ -146,7 +215,7 @@ def test_entries_act_as_mutable_dicts_whose_logits_are_float32(tmp_path):
 
 def test_a_header_beyond_the_formats_limit_says_how_many_shards_would_do():
     with pytest.raises(UserError, match=r"header of .* bytes; the format allows 100,000,000; set shards to \d+ times"):
-        safetensors_header("full", fields_of("full", None, 126_464, "bfloat16"), 10_000, 245)
+        safetensors_header(keep_of("full", None, 126_464, "bfloat16").layout, [245] * 10_000)
 
 
 def older_results(tmp_path, samples, logits_file):
@@ -171,7 +240,7 @@ def older_metadata(samples):
             "last_unmasked_position": entry.last_unmasked_position,
         }
         for sample in range(len(samples))
-        for number, entry in enumerate(entries_of_sample(6, [1, 2, 4, 8]))
+        for number, entry in enumerate(left_to_right(6, [1, 2, 4, 8]))
     ]
 
 

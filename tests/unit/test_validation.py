@@ -16,13 +16,8 @@ import torch
 
 from horizons.errors import UserError
 from horizons.store.files import results_checksum
-<<<<<<< HEAD
 from horizons.validation import report_on, validate_triple
-from support import logits_checksum, random_samples, write_triple
-=======
-from horizons.store.validation import report_on, validate_triple
 from triples import logits_checksum, random_samples, write_triple
->>>>>>> tests
 
 MAX_TOKENS, VOCAB_SIZE, ENTRIES = 6, 17, 6 + 5 + 3
 

@@ -35,6 +35,7 @@ def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.Data
     their numbers say so by their names; where the statistics were kept, they are those. `device` is where whole
     logits are compared. Raises UserError.
     """
+    require_device(device)
     triple = open_triple(results_file)
     return table_of(triple, list(measure_samples(triple, device)))
 
@@ -44,6 +45,7 @@ def write_divergence(results_file: Path, table_file: Path, candidates_file: Path
     # Here, for who measures logits alone has no use for a tokenizer, and the library of it takes seconds to load.
     from horizons.models import load_tokenizer
 
+    require_device(device)
     triple = open_triple(results_file)
     model = triple.results["config"]["model"]
     tokenizer = load_tokenizer(
@@ -56,8 +58,6 @@ def write_divergence(results_file: Path, table_file: Path, candidates_file: Path
 
 def measure_samples(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSample]:
     """Measure the samples of a run one after the other; of whole logits none is read twice. Raises UserError."""
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"divergence.device is {device!r}; this machine has no CUDA device")
     # glibc keeps as much freed memory at hand as the largest block freed so far, and asks the kernel anew for all
     # beyond; without this block, of the largest size it minds, the tensors of each step are paid for page by page.
     torch.empty(31 * 2**20, dtype=torch.uint8)
@@ -73,6 +73,12 @@ def measure_samples(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSam
         entries = Entries(metadata["horizon"].to_numpy(), positions, committed[positions])
         fields = {name: values[rows] for name, values in triple.kept.items()}
         yield MeasuredSample(sample_idx, metadata, entries, keep.measure(fields, entries, device))
+
+
+def require_device(device: str) -> None:
+    """Raise UserError where there is no such device."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"divergence.device is {device!r}; this machine has no CUDA device")
 
 
 def table_of(triple: Triple, samples: Iterable[MeasuredSample]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from horizons.decode.trace import Commits
 from horizons.entries import count_entries
 from horizons.environment import describe_environment
 from horizons.errors import UserError
-from horizons.keep import keep_of
+from horizons.keep import Keep, keep_of
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.prompts import Prompt, load_prompts
@@ -45,6 +45,7 @@ class Job(NamedTuple):
     model: CheckpointModel
     prompts: list[Prompt]
     requests: list[Request]
+    keep: Keep  # what is kept of predictions, with save_logits
     environment: dict[str, Any]  # where and with what it is generated ...
     identity: dict[str, Any]  # ... and that part of it, of config and prompts, which decides the numbers
 
@@ -84,6 +85,8 @@ def prepare(run: Run) -> Job:
         for sample, prompt in enumerate(prompts)
     ]
     check_lengths(requests, config.generation.max_tokens, len(model.suffix_ids), model.context_length)
+    dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
+    keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
     environment = describe_environment(model.device) | {"model": model.provenance}
     asked = [[*prompt, request.prompt_ids] for prompt, request in zip(prompts, requests, strict=True)]
     identity = {
@@ -93,7 +96,7 @@ def prepare(run: Run) -> Job:
         "model": {key: model.provenance[key] for key in ("revision", "checksum", "family", "dtype")},
         "packages": {package: environment["packages"][package] for package in COMPUTING_PACKAGES},
     }
-    return Job(run, model, prompts, requests, environment, identity)
+    return Job(run, model, prompts, requests, keep, environment, identity)
 
 
 def prompts_of_shard(prompts: list[Prompt], shard: int, shards: int) -> list[Prompt]:
@@ -111,9 +114,7 @@ def _generate_tokens(job: Job, journal: Journal, results_file: Path) -> None:
 
 
 def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
-    model, generation, capture = job.model, job.run.config.generation, job.run.config.capture
-    dtype = logits_dtype(generation.logits_dtype, model.dtype)
-    keep = keep_of(capture.mode, capture.k, model.vocab_size, dtype)
+    model, keep, generation = job.model, job.keep, job.run.config.generation
     room = [count_entries(generation.max_tokens, generation.horizons)] * len(job.requests)
 
     with TripleWriter(results_file, keep.layout, room, generation.horizons) as writer:
@@ -137,7 +138,7 @@ def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
                 background.call(finish, batch)
         description = {
             "vocab_size": model.vocab_size,
-            "dtype": dtype,
+            "dtype": keep.dtype,
             "stage": "raw",
             "capture": keep.description,
             "logits_shift": model.family.logits_shift,

@@ -44,9 +44,8 @@ class NotFinite(Exception):
 
     def __init__(self, question_id: str, timestep: int, position: int, found: float) -> None:
         what = "-inf for every token" if found == -math.inf else f"a logit of {found}"
-        super().__init__(
-            f"prompt {question_id!r}: at timestep {timestep} the model gives {what} for position {position}"
-        )
+        where = f"at timestep {timestep}, for position {position}"
+        super().__init__(f"prompt {question_id!r}: the model gives {what} {where}")
 
 
 def policy_of(_settings: Generation) -> Policy:

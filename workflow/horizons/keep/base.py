@@ -34,6 +34,7 @@ class Keep(Protocol):
 
     mode: str
     bounded: bool  # some numbers can only be bounded from below
+    dtype: str  # torch's name of that in which logits are saved, or were measured
 
     @property
     def description(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Full:
     bounded = False
 
     def __init__(self, vocab_size: int, dtype: str) -> None:
-        self._vocab_size, self._dtype = vocab_size, dtype
+        self._vocab_size, self.dtype = vocab_size, dtype
 
     @property
     def description(self) -> dict[str, Any]:
@@ -30,7 +30,7 @@ class Full:
     @property
     def layout(self) -> Layout:
         """One tensor an entry."""
-        return Layout([Field("logits", self._dtype, (self._vocab_size,))], tensor_an_entry=True)
+        return Layout([Field("logits", self.dtype, (self._vocab_size,))], tensor_an_entry=True)
 
     def keep(
         self, predictions: dict[int, torch.Tensor], _token_ids: torch.Tensor
@@ -38,7 +38,7 @@ class Full:
         """The logits (n, vocab_size), in the dtype they are saved in."""
         import torch
 
-        dtype = getattr(torch, self._dtype)
+        dtype = getattr(torch, self.dtype)
         return {horizon: {"logits": logits.to(dtype)} for horizon, logits in predictions.items()}
 
     def measure(self, fields: dict[str, torch.Tensor], entries: Entries, device: str = "cpu") -> Measured:

@@ -25,7 +25,7 @@ class Statistics:
     bounded = False
 
     def __init__(self, vocab_size: int, dtype: str) -> None:
-        self._vocab_size, self._dtype = vocab_size, dtype
+        self._vocab_size, self.dtype = vocab_size, dtype
 
     @property
     def description(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Statistics:
         from horizons.measure.exact import prepare
         from horizons.measure.sample import BLOCK_SIZE, numbers_of, top_probabilities
 
-        dtype = getattr(torch, self._dtype)
+        dtype = getattr(torch, self.dtype)
         shown = min(CANDIDATES, self._vocab_size)
         rows = max(1, BLOCK_SIZE[token_ids.device.type] // self._vocab_size)
         blocks: dict[int, list[dict[str, torch.Tensor]]] = {horizon: [] for horizon in predictions}

@@ -28,7 +28,7 @@ class TopLogits:
     def __init__(self, vocab_size: int, dtype: str, k: int) -> None:
         if k >= vocab_size:
             raise UserError(f"capture.k is {k}; the model's vocabulary has {vocab_size}, use capture.mode: full")
-        self._vocab_size, self._dtype, self._k = vocab_size, dtype, k
+        self._vocab_size, self.dtype, self._k = vocab_size, dtype, k
 
     @property
     def description(self) -> dict[str, Any]:
@@ -42,8 +42,8 @@ class TopLogits:
             [
                 Field("logsumexp", "float64", ()),
                 Field("token_ids", "int32", (self._k,)),
-                Field("logits", self._dtype, (self._k,)),
-                Field("committed_logit", self._dtype, ()),
+                Field("logits", self.dtype, (self._k,)),
+                Field("committed_logit", self.dtype, ()),
             ]
         )
 
@@ -53,7 +53,7 @@ class TopLogits:
 
         from horizons.measure.bounds import keep_top_k
 
-        dtype = getattr(torch, self._dtype)
+        dtype = getattr(torch, self.dtype)
         kept = {}
         for horizon, logits in predictions.items():
             fields = keep_top_k(logits.to(dtype), self._k, token_ids)._asdict()

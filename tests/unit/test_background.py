@@ -6,19 +6,22 @@ import time
 import pytest
 import torch
 
-from horizons.store.background import QUEUE_LENGTH, BackgroundWriter
+from horizons.store.background import QUEUE_LENGTH, Background
 
 
-def test_everything_is_written_in_order_before_the_end():
-    written = []
-    with BackgroundWriter(
-        lambda samples, first, logits: written.append((samples, first, logits.sum().item()))
-    ) as writer:
+def fields(value):
+    return {1: {"logits": torch.full((1, 3), float(value))}}
+
+
+def test_everything_is_called_in_order_before_the_end():
+    called = []
+    with Background() as background:
         for number in range(20):
-            writer([number], number, torch.full((1, 1, 3), float(number)), torch.zeros(1))
-            writer.then(written.append, number)
-    expected = [entry for number in range(20) for entry in (([number], number, 3.0 * number), number)]
-    assert written == expected
+            background.call_with(
+                fields(number), lambda n, got: called.append((n, got[1]["logits"].sum().item())), number
+            )
+            background.call(called.append, number)
+    assert called == [entry for number in range(20) for entry in ((number, 3.0 * number), number)]
 
 
 def test_the_caller_goes_on_while_it_is_written_but_not_further_than_the_queue():
@@ -28,13 +31,13 @@ def test_the_caller_goes_on_while_it_is_written_but_not_further_than_the_queue()
         begun.set()
         gate.wait(10)
 
-    def call(writer):
+    def call(background):
         for number in range(QUEUE_LENGTH + 2):
-            writer([0], number, torch.zeros(1, 1, 1), torch.zeros(1))
+            background.call_with(fields(0), write)
             called.append(number)
 
-    with BackgroundWriter(write) as writer:
-        caller = threading.Thread(target=call, args=(writer,))
+    with Background() as background:
+        caller = threading.Thread(target=call, args=(background,))
         caller.start()
         assert begun.wait(10)
         time.sleep(0.2)
@@ -50,9 +53,9 @@ def test_what_fails_in_the_thread_is_raised(calls):
         raise OSError("full")
 
     def write_all():
-        with BackgroundWriter(write) as writer:
+        with Background() as background:
             for _ in range(calls):
-                writer([0], 0, torch.zeros(1, 1, 1), torch.zeros(1))
+                background.call(write)
 
     with pytest.raises(OSError, match="full"):
         write_all()
@@ -60,8 +63,8 @@ def test_what_fails_in_the_thread_is_raised(calls):
 
 def test_an_error_of_the_caller_is_the_one_that_is_raised():
     def fail():
-        with BackgroundWriter(lambda *_: None) as writer:
-            writer([0], 0, torch.zeros(1, 1, 1), torch.zeros(1))
+        with Background() as background:
+            background.call(lambda: None)
             raise ValueError("mine")
 
     with pytest.raises(ValueError, match="mine"):
