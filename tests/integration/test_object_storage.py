@@ -87,7 +87,7 @@ def test_results_in_a_bucket_are_those_on_a_disk_and_nothing_of_the_repository_g
     returncode, stderr = store.run(repository, "results/small/summary.csv")
     assert returncode == 0, stderr
     assert {key.split("/")[0] for key in store.objects()} == {"results", "logs", "benchmarks"}
-    assert not (repository / "results").exists()
+    assert [path.name for path in (repository / "results").rglob("*")] == ["README.md"]
     downloaded = store.download("results/small", tmp_path / "downloaded")
     assert contents(downloaded) == contents(finished / "results/small")
     assert [validate_triple(downloaded / f"{run}.json.gz") for run in ("00000", "00001")] == [[], []]
