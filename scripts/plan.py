@@ -41,10 +41,11 @@ def describe(name: str, vocab_size: int | None) -> list[str]:
         "all jobs": f"{plan.jobs:,}",
     }
     if experiment.generation.save_logits:
+        dtype = saved_dtype(experiment.model, experiment.generation.logits_dtype)
         largest = max(plan.runs, key=lambda run: run.total_bytes)
         lines |= {
             "entries": f"{plan.entries:,}",
-            "capture": f"{experiment.capture.mode}, {saved_dtype(experiment.model, experiment.generation.logits_dtype)}",
+            "capture": f"{experiment.capture.mode}, {dtype}",
             "bytes of a run": f"{largest.total_bytes:,} ({readable(largest.total_bytes)}) at most",
             "bytes in all": f"{plan.total_bytes:,} ({readable(plan.total_bytes)})",
             "header of a run": describe_header(plan),
