@@ -186,7 +186,7 @@ def test_a_job_that_is_cancelled_and_then_loses_its_node_goes_on_to_the_same_byt
 
 
 def test_a_job_over_its_memory_is_tried_again_with_more(long_results, cluster):
-    library = cluster / "workflow/horizons/resources.py"
+    library = cluster / "workflow/horizons/planning.py"
     estimate = library.read_text()
     assert "BASE_MB = 3000" in estimate
     library.write_text(estimate.replace("BASE_MB = 3000", "BASE_MB = 200"))

@@ -341,7 +341,7 @@ def test_layers_spread_by_accelerate_give_the_same_logits(tmp_path, monkeypatch)
     write_llada(tmp_path)
     expected = load_model(str(tmp_path), device="cpu")
     # Without GPUs accelerate spreads over one device, the CPU; what is tested is that canvases go to the embeddings.
-    monkeypatch.setattr("horizons.models.resolve_device_map", lambda *_: "auto")
+    monkeypatch.setattr("horizons.models.load.resolve_device_map", lambda *_: "auto")
     model = load_model(str(tmp_path), device="cpu")
     canvas, positions = torch.tensor([[5, 6, 7, MASK]]), torch.tensor([[1, 3]])
     assert model.device == torch.device("cpu")

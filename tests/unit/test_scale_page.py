@@ -12,7 +12,6 @@ from horizons.store.files import MAX_HEADER_SIZE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/scale.md").read_text()
-VOCAB_SIZE = 126_464
 ROWS = [
     (100, "full", 1),
     (100, "top_k", 1),
@@ -31,8 +30,8 @@ def planned(prompts, mode, shards):
     content["generation"] |= {"max_tokens": 256, "steps": 256}
     content |= {"capture": {"mode": mode}, "shards": shards}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "load_prompts", lambda _: range(prompts))
-        return plan_experiment(parse_experiment(content, "config/x.yaml"), VOCAB_SIZE)
+        patch.setattr(planning, "prompt_sizes", lambda _: (prompts, 0))
+        return plan_experiment(parse_experiment(content, "config/x.yaml"))
 
 
 def row(prompts, mode, shards):
@@ -54,6 +53,7 @@ def test_every_row_of_the_table_is_tested_and_its_headers_fit():
 
 
 def test_the_numbers_in_the_text_are_right():
+    assert f"| its line in the metadata file | {planning.METADATA_BYTES} in the default experiment" in PAGE
     [run] = planned(16, "full", 1).runs
     assert run.entries == 16 * 1013
     assert f"{run.total_bytes / 16 / 1e6:.0f} MB a prompt" in PAGE

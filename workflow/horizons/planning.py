@@ -1,22 +1,37 @@
-"""What an experiment asks for before it is run: samples, entries, bytes, jobs. No torch."""
+"""What an experiment and its jobs need, known before anything runs: samples, entries, bytes, memory, time. No torch."""
 
-import json
+import math
 import shutil
+from bisect import bisect_right
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from horizons.config import Experiment, Model, Run, expand_runs
-from horizons.devices import visible_devices
+from horizons.config import Dataset, Experiment, Model, Run, expand_runs
 from horizons.entries import count_entries
+from horizons.devices import visible_devices
 from horizons.errors import UserError
-from horizons.keep import keep_of
+from horizons.models.facts import Facts, computed_dtype, facts_of
 from horizons.prompts import load_prompts
-from horizons.store.files import MAX_HEADER_SIZE, entry_key
-from horizons.store.layout import HEADER_NAMES, ITEM_BYTES, safetensors_header
+from horizons.store.files import MAX_HEADER_SIZE
+from horizons.keep import keep_of
+from horizons.store.layout import ITEM_BYTES, header_size
 
-METADATA_BYTES = 210  # of an entry in the metadata file; longer ids than `sort-001` add to it
-STAGES_OF_A_RUN, STAGES_OF_ALL = 4, 3  # generate, validate, divergence, candidates; plot, explorer, summarize
+# Of an entry in the metadata file: measured on the default experiment, whose ids are as long as `replace-000` at most.
+METADATA_BYTES = 205
+STAGES_OF_A_RUN, STAGES_OF_ALL = 3, 3  # generate, validate, divergence; plot, explorer, summarize
+
+# What a generate job asks of a cluster is meant to be enough rather than near, and a retry asks for more.
+BASE_MB = 3000  # Python with torch, its CUDA context, and the two Snakemakes of a cluster's job
+QUEUED = 4  # timesteps: one computed, one being written, two waiting
+START_MINUTES = 10  # imports, and weights read from a slow disk
+
+# Floating-point operations a second, of a GPU some years old and of one CPU thread, busy for a part of the time.
+GPU_SPEED = 2e13
+CPU_SPEED = 5e9
+
+# What is not known of a checkpoint is taken for LLaDA-8B's weights and Dream-7B's vocabulary.
+UNKNOWN = Facts(152_064, "bfloat16", 16_000_000_000)
 
 
 class RunPlan(NamedTuple):
@@ -40,7 +55,8 @@ class Plan(NamedTuple):
 
     runs: list[RunPlan]
     jobs: int
-    shards_needed: int  # the fewest with which the header of every run is within the format's limit
+    # The fewest with which the header of every run is within the format's limit; None where a prompt alone is too much.
+    shards_needed: int | None
 
     @property
     def samples(self) -> int:
@@ -63,32 +79,42 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
 
     Raises UserError where the prompts or the size of the vocabulary can't be had.
     """
-    count_prompts = cache(lambda dataset: len(load_prompts(dataset)))
-    runs, shards_needed = [], 1
+    dtype_of_logits = cache(saved_dtype)  # which may have to ask for the GPUs of the machine
+    saving = experiment.generation.save_logits
+    runs: list[RunPlan] = []
+    shards_needed: list[int | None] = []
     for run in expand_runs(experiment):
         config = run.config
-        samples = count_prompts(config.dataset)
+        samples, _ = prompt_sizes(config.dataset)
         first, last = samples * run.shard // config.shards, samples * (run.shard + 1) // config.shards
-        runs.append(plan_run(run, last - first, vocab_size))
-        if run.shard == 0 and config.generation.save_logits:
-            shards_needed = max(shards_needed, _shards_needed(run, samples, vocab_size))
-    saving = experiment.generation.save_logits
+        if not saving:
+            runs.append(RunPlan(run.number, last - first, 0, 0, 0, 0))
+            continue
+        size = vocab_size or known_vocab_size(config.model)
+        dtype = dtype_of_logits(config.model, config.generation.logits_dtype)
+        runs.append(plan_run(run, last - first, size, dtype))
+        if run.shard == 0:
+            shards_needed.append(_shards_needed(run, samples, size, dtype))
     jobs = STAGES_OF_A_RUN * len(runs) + STAGES_OF_ALL if saving else len(runs)
-    return Plan(runs, jobs, shards_needed)
+    return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 
-def plan_run(run: Run, samples: int, vocab_size: int | None = None) -> RunPlan:
-    """What a run of so many samples asks for. Raises UserError where the size of the vocabulary can't be had."""
-    config = run.config
-    if not config.generation.save_logits:
-        return RunPlan(run.number, samples, 0, 0, 0, 0)
-    per_sample = count_entries(config.generation.max_tokens, config.generation.horizons)
+def plan_run(run: Run, samples: int, vocab_size: int, dtype: str) -> RunPlan:
+    """What a run that saves its logits asks for with so many samples, `dtype` that of the saved logits."""
+    mode, k = run.config.capture.mode, run.config.capture.k
+    per_sample = count_entries(run.config.generation.max_tokens, run.config.generation.horizons)
     entries = samples * per_sample
-    size, dtype = vocab_size or vocab_size_of(config.model), dtype_of(config)
-    mode, k = config.capture.mode, config.capture.k
-    header = header_bytes(mode, k, samples, per_sample, size, dtype)
-    kept = entries * bytes_per_entry(mode, k, size, dtype)
+    header = header_size(keep_of(mode, k, vocab_size, dtype).layout, samples, per_sample)
+    kept = entries * bytes_per_entry(mode, k, vocab_size, dtype)
     return RunPlan(run.number, samples, entries, header, kept, entries * METADATA_BYTES)
+
+
+def _shards_needed(run: Run, samples: int, vocab_size: int, dtype: str) -> int | None:
+    def size(prompts: int) -> int:
+        return plan_run(run, prompts, vocab_size, dtype).header_bytes
+
+    fitting = bisect_right(range(1, samples + 1), MAX_HEADER_SIZE, key=size)
+    return math.ceil(samples / fitting) if fitting else None
 
 
 def bytes_per_entry(mode: str, k: int, vocab_size: int, dtype: str) -> int:
@@ -96,88 +122,98 @@ def bytes_per_entry(mode: str, k: int, vocab_size: int, dtype: str) -> int:
     return keep_of(mode, k, vocab_size, dtype).layout.row_bytes
 
 
-def header_bytes(mode: str, k: int, samples: int, entries_per_sample: int, vocab_size: int, dtype: str) -> int:
-    """The size of a run's safetensors header, without the 8 bytes before it that say so.
+def saved_dtype(model: Model, logits_dtype: str) -> str:
+    """The dtype of the saved logits on this machine: `logits_dtype`, where auto is the dtype the model computes in.
 
-    It is what `safetensors_header` writes; that of `full`, which names every entry, is counted without writing it.
+    A checkpoint of which nothing is known is taken for bfloat16, as language models are published.
     """
-    if mode != "full":
-        layout = keep_of(mode, k, vocab_size, dtype).layout
-        return len(safetensors_header(layout, [entries_per_sample] * samples)) - 8
-    entries, row_bytes = samples * entries_per_sample, vocab_size * ITEM_BYTES[dtype]
-    fixed = f'"{entry_key(0, 0)}":{{"dtype":"{HEADER_NAMES[dtype]}","shape":[{vocab_size}],"data_offsets":[,]}},'
-    fixed_digits = 2  # of the numbers in that key
-    numbers = (
-        _digits(1, samples) * entries_per_sample + _digits(1, entries_per_sample) * samples
-        # Each end of a tensor is the start of the next; the first starts at 0.
-        + _digits(row_bytes, entries) + _digits(row_bytes, entries + 1) - 1
-    )  # fmt: skip
-    size = len('{"__metadata__":{"format":"pt"},}') + entries * (len(fixed) - fixed_digits) - 1 + numbers
-    return size + -size % 8
+    if logits_dtype != "auto":
+        return logits_dtype
+    on_gpu = bool(visible_devices()) if model.device == "auto" else model.device != "cpu"
+    dtype = computed_dtype(model.dtype, facts_of(model).dtype or UNKNOWN.dtype, on_gpu)
+    return dtype if dtype in ITEM_BYTES else "float32"
 
 
-def _digits(step: int, count: int) -> int:
-    """The decimal digits of 0, step, 2 step ... (count - 1) step together."""
-    digits, total, done = 1, 0, 0
-    while done < count:
-        upto = min(count, (10**digits - 1) // step + 1)
-        total += digits * (upto - done)
-        done, digits = max(done, upto), digits + 1
-    return total
-
-
-def _shards_needed(run: Run, samples: int, vocab_size: int | None) -> int:
-    shards = 1
-    while (header := plan_run(run, -(-samples // shards), vocab_size).header_bytes) > MAX_HEADER_SIZE:
-        shards = max(shards + 1, shards * header // MAX_HEADER_SIZE)
-    return shards
-
-
-def dtype_of(config: Experiment) -> str:
-    """The dtype of the saved logits: auto is the model's, whose auto is the checkpoint's on a GPU, float32 on the CPU.
-
-    A checkpoint whose config.json is not at hand is taken for bfloat16, as language models are published.
-    """
-    for dtype in (config.generation.logits_dtype, config.model.dtype):
-        if dtype != "auto":
-            return dtype
-    if config.model.device == "cpu" or (config.model.device == "auto" and not visible_devices()):
-        return "float32"
-    checkpoint = read_checkpoint_config(config.model)
-    if checkpoint is None:
-        return "bfloat16"
-    stored = checkpoint.get("dtype") or checkpoint.get("torch_dtype") or "float32"
-    return stored if stored in ITEM_BYTES else "float32"
-
-
-def vocab_size_of(model: Model) -> int:
-    """The number of logits of an entry. Raises UserError where the checkpoint is not here and does not say."""
-    config = read_checkpoint_config(model) or {}
-    size = config.get("embedding_size") or config.get("vocab_size")
-    if not isinstance(size, int):
+def known_vocab_size(model: Model) -> int:
+    """The number of logits of an entry. Raises UserError where the checkpoint is not known here or does not say."""
+    size = facts_of(model).vocab_size
+    if size is None:
         raise UserError(f"{model.name}: no config.json here that says its vocab_size; give it with --vocab-size")
     return size
 
 
-@cache
-def read_checkpoint_config(model: Model) -> dict[str, Any] | None:
-    """The config.json of a local checkpoint, or of one of the hub that was downloaded before; None without."""
-    path: object = Path(model.name).expanduser() / "config.json"
-    if not Path(model.name).expanduser().is_dir():
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
+def memory_mb(config: Experiment) -> int:
+    """The megabytes of host memory that the largest run of a point of the sweep needs on a cluster.
 
-        try:
-            path = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
-        except HFValidationError:
-            return None
-    if not isinstance(path, str | Path):
-        return None
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    These are the weights mapped from their files, a copy of them where they are computed in another dtype, and the
+    logits of a batch. The memory of a GPU is no part of it.
+    """
+    facts = _facts_or_unknown(config.model)
+    computed = computed_dtype(config.model.dtype, facts.dtype, _has_gpu_on_cluster(config.model))
+    copied = 0 if computed == facts.dtype else _parameters(facts) * ITEM_BYTES.get(computed, 1)
+    batch = min(config.generation.batch_size, largest_run(config))
+    logits = batch * _sample_bytes(config, facts.vocab_size, computed)
+    return BASE_MB + math.ceil((facts.weight_bytes + copied + logits) / 1e6)
+
+
+def run_minutes(config: Experiment) -> int:
+    """The minutes that the largest run of a point of the sweep takes on a cluster.
+
+    For each timestep two operations a parameter and token of a prompt's canvas.
+    """
+    facts, generation = _facts_or_unknown(config.model), config.generation
+    _, longest = prompt_sizes(config.dataset)
+    passes = largest_run(config) * generation.max_tokens * (2 if generation.cfg_scale > 0 else 1)
+    operations = 2 * _parameters(facts) * (longest + generation.max_tokens) * passes
+    speed = GPU_SPEED if _has_gpu_on_cluster(config.model) else CPU_SPEED
+    return START_MINUTES + math.ceil(operations / speed / 60)
+
+
+def largest_run(config: Experiment) -> int:
+    """The samples of the run that has most, of one point of the sweep."""
+    samples, _ = prompt_sizes(config.dataset)
+    return math.ceil(samples / config.shards)
+
+
+@cache
+def prompt_sizes(dataset: Dataset) -> tuple[int, int]:
+    """The number of prompts, and the bytes of the longest, which are at least as many as its tokens."""
+    prompts = load_prompts(dataset)
+    texts = [prompt.text or "".join(message["content"] for message in prompt.messages or []) for prompt in prompts]
+    return len(prompts), max(len(text.encode()) for text in texts)
+
+
+def _sample_bytes(config: Experiment, vocab_size: int, dtype: str) -> int:
+    """The bytes of host memory that a sample of the batch under way takes beside the network.
+
+    Whole logits wait for the disk and, as far as the largest horizon looks ahead, for the commit of their position. Of
+    a reduced capture, all that is kept of the sample is held until its end, and copied to be written. To choose a token
+    the scores are copied, in float64 and with their noise where the temperature is above 0.
+    """
+    generation, capture = config.generation, config.capture
+    logits_bytes = vocab_size * ITEM_BYTES.get(dtype, 4)
+    choosing = logits_bytes if generation.temperature == 0 else 4 * vocab_size * ITEM_BYTES["float64"]
+    if generation.cfg_scale > 0:
+        choosing += 2 * logits_bytes
+    if not generation.save_logits:
+        return logits_bytes + choosing
+    entries = count_entries(generation.max_tokens, generation.horizons)
+    held = min(entries, (QUEUED + max(generation.horizons)) * len(generation.horizons))
+    kept = 0 if capture.mode == "full" else entries * bytes_per_entry(capture.mode, capture.k, vocab_size, "float32")
+    return held * logits_bytes + 2 * kept + choosing
+
+
+def _facts_or_unknown(model: Model) -> Facts:
+    return Facts(*(known or unknown for known, unknown in zip(facts_of(model), UNKNOWN, strict=True)))
+
+
+def _parameters(facts: Facts) -> float:
+    return facts.weight_bytes / ITEM_BYTES.get(facts.dtype, 1)  # dtypes that are not among these have eight bits
+
+
+def _has_gpu_on_cluster(model: Model) -> bool:
+    """Whether a cluster's job computes on a GPU: it is given one, whatever the machine has that sends it."""
+    return model.device != "cpu"
 
 
 def free_bytes(folder: Path) -> int:

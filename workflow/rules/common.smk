@@ -15,9 +15,8 @@ from horizons.config import (
     require_experiment,
 )
 from horizons.errors import UserError
-from horizons.planning import missing_room
+from horizons.planning import memory_mb, missing_room, run_minutes
 from horizons.prompts import require_samples
-from horizons.resources import memory_mb, run_minutes
 
 # Experiments with `save_logits: false` have results and nothing else; which rule makes them is decided by their names.
 WITHOUT_LOGITS = "|".join(map(re.escape, names_without_logits(Path("config"))))

@@ -1,7 +1,6 @@
 """A checkpoint folder: where it is found, what its config.json says, its weights put into a network."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from horizons.errors import UserError
+from horizons.models.facts import checkpoint_files, local_folder
 from horizons.models.hub import download
 
 
@@ -66,8 +66,8 @@ class Checkpoint:
 
 def find_checkpoint(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Path, str | None]:
     """The folder of a checkpoint, and the commit if it came from the hub. Raises UserError if there is none."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = local_folder(name)
+    if folder is not None:
         if revision is not None:
             raise UserError(f"model.revision is {revision!r}; {name} is a local folder, which has none")
         return folder, None
@@ -76,28 +76,19 @@ def find_checkpoint(name: str, revision: str | None, trust_remote_code: bool) ->
     return download(name, revision, trust_remote_code)
 
 
-def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """The content of a checkpoint's config.json. Raises UserError where it can't be read or there are no weights."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{name}: has no config.json; model.name must be the folder of a checkpoint") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: config.json can't be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{name}: config.json holds {type(config).__name__}; it must be an object")
+def require_weights(name: str, folder: Path) -> None:
+    """Raise UserError where a checkpoint has no weights that can be loaded."""
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"{name}: has no .safetensors weights; convert the checkpoint with save_pretrained")
-    return config
 
 
-def folder_checksum(folder: Path) -> str:
-    """One SHA-256 over the names and contents of a checkpoint's files."""
+def folder_checksum(folder: Path, trust_remote_code: bool = False) -> str:
+    """One SHA-256 over the names and contents of a checkpoint's files that decide its numbers."""
     total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".py", ".model", ".txt", ".jinja"):
-            with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for path in checkpoint_files(folder, trust_remote_code):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
     return total.hexdigest()
 
 

@@ -13,8 +13,9 @@ from huggingface_hub.errors import (
 )
 
 from horizons.errors import UserError, first_line
+from horizons.models.facts import DECIDING_SUFFIXES
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+FILES = [f"*{suffix}" for suffix in DECIDING_SUFFIXES]
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from horizons.errors import UserError
+from horizons.models.facts import computed_dtype, stored_dtype, weight_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -25,16 +26,13 @@ def resolve_device(device: str) -> torch.device:
 
 def resolve_dtype(name: str, dtype: str, device: torch.device, config: dict[str, Any]) -> torch.dtype:
     """The dtype of the weights: for auto the checkpoint's on a GPU, float32 on the CPU."""
-    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
+    stored = stored_dtype(config)
     if not isinstance(getattr(torch, str(stored), None), torch.dtype):
         raise UserError(f"{name}: config.json: torch_dtype is {stored!r}, which is no dtype of torch")
-    if dtype != "auto":
-        return DTYPES[dtype]
-    if device.type == "cpu":
-        return torch.float32
-    if stored not in DTYPES:
+    computed = computed_dtype(dtype, stored, on_gpu=device.type != "cpu")
+    if computed not in DTYPES:
         raise UserError(f"{name}: config.json: torch_dtype is {stored!r}; set model.dtype to {', '.join(DTYPES)}")
-    return DTYPES[stored]
+    return DTYPES[computed]
 
 
 def resolve_device_map(
@@ -42,10 +40,9 @@ def resolve_device_map(
 ) -> str | torch.device:
     """The main device, or "auto" to spread the layers: where no device is asked for and one GPU is too small."""
     if device == "auto" and torch.cuda.device_count() > 1:
-        stored = DTYPES.get(config.get("dtype") or config.get("torch_dtype"), dtype)
-        file_size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        stored = getattr(torch, stored_dtype(config))
         free, _ = torch.cuda.mem_get_info(main_device)
-        if file_size * dtype.itemsize / stored.itemsize > WEIGHTS_SHARE * free:
+        if (weight_bytes(folder) or 0) * dtype.itemsize / stored.itemsize > WEIGHTS_SHARE * free:
             return "auto"
     return main_device
 
