@@ -1,18 +1,20 @@
 """The files of a run on disk: their names, the results object, checksums, safe replacement. No torch."""
 
+import errno
 import gzip
 import hashlib
 import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from horizons.errors import UserError
 
 MAX_HEADER_SIZE = 100_000_000  # of the safetensors format, in bytes
+READ_SIZE = 2**20
 # safetensors' name of a dtype, torch's, and the bytes of a number
 DTYPES = {
     "F64": ("float64", 8),
@@ -51,24 +53,37 @@ def sibling(results_file: Path, name: object) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError that names no file, as that of a full disk, the one that was being written."""
+    """Give an OSError that names no file, as that of a full disk, the one that was at work, so that it is one line.
+
+    The errors of calls on a descriptor name none, and some libraries raise an OSError that is nothing but a text.
+    """
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is None:
+            raise OSError(errno.EIO, str(error) or type(error).__name__, str(path)) from error
+        if not isinstance(error.filename, str | bytes | os.PathLike):
+            error.filename = str(path)
         raise
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; what is there gets the name `path` at the end, or is removed after an error."""
+    """A temporary path to write to; what is there gets the name `path` at the end, or is removed after an error.
+
+    The content is on the disk before it gets the name, and the name before this returns: after a power cut there is
+    the old file or the new one, never an empty one.
+    """
     temporary = temporary_path(path)
     try:
         with naming(path):
             yield temporary
+            sync_file(temporary)
             temporary.replace(path)
+            sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # which would hide what went wrong
+            temporary.unlink(missing_ok=True)
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
@@ -128,16 +143,58 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; a single call may write a part of it, as where the disk fills up.
+
+    Raises OSError, without the name of the file; see `naming`.
+    """
+    rest = memoryview(data).cast("B")
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        if not written:
+            raise OSError(errno.EIO, "nothing more can be written")
+        rest, offset = rest[written:], offset + written
+
+
 def flush(file: IO[bytes]) -> None:
     """Bring what was written to a file to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Bring a file to the disk, whoever wrote it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder durable, where the file system can.
+
+    Some network file systems can't flush a folder, and a folder may be writable but not readable: then its names
+    reach the disk when they do.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        with naming(folder):
+            os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def digest_of_range(descriptor: int, start: int, end: int) -> bytes:
+    """The SHA-256 of the bytes of a file from `start` to `end`, or to its end where it is shorter."""
+    digest = hashlib.sha256()
+    while start < end and (data := os.pread(descriptor, min(READ_SIZE, end - start), start)):
+        digest.update(data)
+        start += len(data)
+    return digest.digest()
