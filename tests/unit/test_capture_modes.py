@@ -14,13 +14,14 @@ from horizons.config import Generation, parse_experiment
 from horizons.decode.loop import decode_in_batches
 from horizons.divergence import measure_divergence
 from horizons.errors import UserError
+from horizons.guide import load_entries
 from horizons.keep.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
 from horizons.measure.bounds import compare_top_k, describe_top_k, keep_top_k
 from horizons.measure.exact import js_divergence, kl_divergence
 from horizons.models import load_tokenizer
 from horizons.report.tables import BOUNDED, LOWER_BOUND
 from horizons.run import generate_run
-from horizons.store.reader import load_entries, open_triple
+from horizons.store.reader import open_triple
 from horizons.store.validation import validate_triple
 from horizons.store.writer import TripleWriter
 from support import MadeUpModel, small_run
