@@ -25,20 +25,23 @@ def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(
     assert path.read_text() == "content"
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "write"])
-def test_what_fails_keeps_the_old_file_and_names_it(tmp_path, monkeypatch, call):
+def fail(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def write_and_fail(path):
+    path.write_text("half")
+    fail()
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace", "the writing"])
+def test_what_fails_keeps_the_old_file_and_names_it(tmp_path, monkeypatch, fails):
     path = tmp_path / "table.csv"
     path.write_text("old")
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    if call != "write":
-        monkeypatch.setattr(os if call == "fsync" else Path, call, fail)
+    if fails != "the writing":
+        monkeypatch.setattr(os if fails == "fsync" else Path, fails, fail)
     with pytest.raises(OSError, match="No space left") as failed, replacing(path) as temporary:
-        temporary.write_text("new")
-        if call == "write":
-            fail()
+        write_and_fail(temporary) if fails == "the writing" else temporary.touch()
     assert failed.value.filename == str(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
     assert path.read_text() == "old"
@@ -70,15 +73,15 @@ def test_all_is_written_however_little_a_call_writes(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cant_be_flushed_is_no_error_but_a_failing_disk_is(tmp_path, monkeypatch):
-    def fail(number):
-        def raise_it(_):
+    def flush_fails(number):
+        def fail(_):
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(os, "fsync", raise_it)
+        monkeypatch.setattr(os, "fsync", fail)
 
-    fail(errno.EINVAL)
+    flush_fails(errno.EINVAL)
     sync_folder(tmp_path)
-    fail(errno.EIO)
+    flush_fails(errno.EIO)
     with pytest.raises(OSError, match="Input/output error") as failed:
         sync_folder(tmp_path)
     assert failed.value.filename == str(tmp_path)
