@@ -26,14 +26,15 @@ from transformers import LlamaForCausalLM
 
 from horizons.config import Generation
 from horizons.decode.loop import OnEntries, decode_in_batches
-from horizons.entries import entries_of_sample
 from horizons.divergence import measure_divergence
+from horizons.entries import entries_of_sample
 from horizons.environment import describe_environment
+from horizons.guide import load_entries
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.llada import llama_config
 from horizons.run import reduction
 from horizons.store.background import BackgroundWriter
-from horizons.store.reader import load_entries, open_triple
+from horizons.store.reader import open_triple
 from horizons.store.writer import TripleWriter
 
 

@@ -50,8 +50,8 @@ def write_experiment(folder: Path, name: str, **changes: object) -> None:
 
 SLOWLY = """
 import time
-add = Progress.add
-Progress.add = lambda self, tokens: (add(self, tokens), time.sleep(1))
+add = Journal.add
+Journal.add = lambda self, records: (add(self, records), time.sleep(1))
 """
 
 

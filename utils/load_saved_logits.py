@@ -10,14 +10,18 @@ from pathlib import Path
 
 from horizons.errors import UserError
 from horizons.guide import (
+    SavedEntry,
+    SavedLogits,
     analyze_divergence,
     calculate_js_divergence,
     calculate_kl_divergence,
     calculate_top_k_agreement,
+    export_pt,
     get_predictions_for_position,
+    load_entries,
     print_divergence_summary,
 )
-from horizons.store.reader import SavedEntry, SavedLogits, export_pt, load_entries
+from horizons.store.reader import open_triple
 
 __all__ = [
     "analyze_divergence",
@@ -51,9 +55,14 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="which sample, from 0 (default: 0)")
     parser.add_argument("--verbose", action="store_true", help="print every position, too")
     parser.add_argument("--to-pt", type=Path, metavar="OUT", help="write all entries for torch.load instead")
+    parser.add_argument("--verify", action="store_true", help="compare the three files with their checksums instead")
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `| head` ends it quietly
     try:
+        if arguments.verify:
+            open_triple(arguments.results_file, verify=True)
+            print(f"{arguments.results_file}: all three files are as they were written")
+            return
         if arguments.to_pt:
             export_pt(arguments.results_file, arguments.to_pt)
             return

@@ -16,12 +16,13 @@ from horizons.decode.batches import decode_in_batches
 from horizons.decode.loop import Request
 from horizons.divergence import candidates_of, measure_divergence, measure_samples
 from horizons.errors import UserError
+from horizons.guide import load_entries
 from horizons.keep import keep_of
 from horizons.measure.bounds import compare_top_k, describe_top_k, keep_top_k
 from horizons.measure.definitions import js_divergence, kl_divergence
 from horizons.models import load_tokenizer
 from horizons.run import generate_run
-from horizons.store.reader import load_entries, open_triple
+from horizons.store.reader import open_triple
 from horizons.store.writer import TripleWriter, WrittenSample
 from horizons.validation import validate_triple
 

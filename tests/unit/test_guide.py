@@ -58,6 +58,20 @@ def test_the_commands_mistakes_are_one_line(tmp_path):
     assert "none.json.gz: not found" in failed.stderr
 
 
+def test_the_command_verifies_the_three_files(tmp_path):
+    results_file = write_triple(tmp_path, random_samples(1, 6, 11), 6)
+    command = [sys.executable, "utils/load_saved_logits.py", str(results_file), "--verify"]
+    verified = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert verified.stdout == f"{results_file}: all three files are as they were written\n"
+    logits_file = tmp_path / "00000.safetensors"
+    logits_file.write_bytes(logits_file.read_bytes()[:-1] + b"\x77")
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert failed.stderr.startswith(f"{logits_file}: was changed after it was written: its checksum is ")
+    assert failed.stderr.count("\n") == 1
+
+
 def test_analysis_compares_the_earliest_with_the_latest_prediction(results_file):
     from utils.load_saved_logits import analyze_divergence, load_logits_data, load_sample_logits
 

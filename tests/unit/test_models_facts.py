@@ -13,6 +13,7 @@ import yaml
 from transformers import AlbertConfig, LlamaForCausalLM, ModernBertConfig, ModernBertForMaskedLM, Qwen2ForCausalLM
 
 import horizons.models
+from checkpoints import GOLDEN, WRITERS, write_llada
 from horizons.config import Model
 from horizons.errors import UserError
 from horizons.models import load_model
@@ -32,7 +33,6 @@ from horizons.models.facts import (
 )
 from horizons.models.llada import llama_config
 from horizons.models.placement import resolve_dtype
-from checkpoints import GOLDEN, WRITERS, write_llada
 from workflows import REPOSITORY
 
 

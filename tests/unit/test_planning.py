@@ -9,6 +9,7 @@ from horizons import planning
 from horizons.config import Model, parse_experiment
 from horizons.entries import count_entries
 from horizons.errors import UserError
+from horizons.keep import keep_of
 from horizons.models.facts import PUBLISHED, facts_of
 from horizons.planning import (
     BASE_MB,
@@ -24,9 +25,8 @@ from horizons.planning import (
     saved_dtype,
 )
 from horizons.store.files import MAX_HEADER_SIZE, run_paths
-from horizons.keep import keep_of
 from horizons.store.layout import header_size, safetensors_header
-from triples import random_samples, write_triple
+from triples import left_to_right, random_samples, write_triple
 from workflows import REPOSITORY
 
 
@@ -67,7 +67,7 @@ def test_a_header_beyond_the_formats_limit_is_refused_before_it_is_built():
 def test_entries_are_counted_as_they_are_listed():
     for max_tokens in (1, 3, 8, 64):
         for horizons in ([1], [1, 2, 4, 8], [1, 100]):
-            assert count_entries(max_tokens, horizons) == len(entries_of_sample(max_tokens, horizons))
+            assert count_entries(max_tokens, horizons) == len(left_to_right(max_tokens, horizons))
 
 
 def test_the_files_of_a_run_have_the_planned_sizes(tmp_path):

@@ -10,9 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from horizons.errors import UserError
+from horizons.guide import export_pt, load_entries
 from horizons.keep import keep_of
 from horizons.store.layout import safetensors_header
-from horizons.store.reader import export_pt, load_entries, open_triple
+from horizons.store.reader import open_triple
 from horizons.store.writer import TripleWriter, WrittenSample
 from triples import left_to_right, logits_checksum, random_samples, write_sample, write_triple
 
@@ -295,3 +296,115 @@ def test_a_run_written_for_torch_load_has_the_same_entries(tmp_path):
     )
     with pytest.raises(UserError, match="is in the folder of the run"):
         export_pt(results_file, tmp_path / "00000.pt")
+
+
+def guide_files(tmp_path, samples, order=None, outputs=None):
+    """Files that hold what the guide promises and no more, their tensors in `order`; gives the results file."""
+    metadata = older_metadata(samples)
+    rows = torch.cat([logits for _, logits in samples])
+    places = order or list(range(len(rows)))
+    header, data = {}, b""
+    for row in places:
+        key, content = metadata[row]["key"], rows[row].numpy().tobytes()
+        header[key] = {"dtype": "F32", "shape": [rows.shape[1]], "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (tmp_path / "config.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (tmp_path / "config.metadata.json").write_text(json.dumps(metadata))
+    saved = {"num_entries": len(rows), "logits_file": "config.safetensors", "horizons": [1, 2, 4, 8]}
+    results = {"saved_logits_metadata": saved} | ({} if outputs is None else {"outputs": outputs})
+    results_file = tmp_path / "config.json.gz"
+    results_file.write_bytes(gzip.compress(json.dumps(results).encode()))
+    return results_file
+
+
+def is_mapped(triple, tensor):
+    start = torch.frombuffer(triple._buffer, dtype=torch.uint8).data_ptr()
+    return start <= tensor.data_ptr() < start + len(triple._buffer)
+
+
+@pytest.mark.parametrize("outputs", [None, [{}, {}], [{"output": "a"}, {"output": "b"}]])
+def test_what_the_guide_promises_is_enough_and_rows_in_entry_order_are_mapped(tmp_path, outputs):
+    samples = random_samples(2, 6, 11)
+    triple = open_triple(guide_files(tmp_path, samples, outputs=outputs))
+    assert triple.num_samples == 2
+    for number, (tokens, logits) in enumerate(samples):
+        assert torch.equal(triple.sample(number), logits)
+        assert is_mapped(triple, triple.sample(number))
+        finals = [row for row, entry in enumerate(left_to_right(6, [1, 2, 4, 8])) if entry.horizon == 1]
+        assert triple.committed(number) == logits[finals].argmax(-1).tolist()
+        assert len(triple.committed(number)) == len(tokens)
+    assert is_mapped(triple, triple.logits)
+    with pytest.raises(IndexError, match="has no sample 2; it has 2"):
+        triple.rows_of(2)
+
+
+def test_of_rows_in_another_order_one_sample_reads_its_own_and_no_others(tmp_path, monkeypatch):
+    samples = random_samples(20, 6, 11)
+    count = sum(len(logits) for _, logits in samples)
+    triple = open_triple(guide_files(tmp_path, samples, order=list(reversed(range(count)))))
+    read, map_tensor = [], triple._map_tensor
+    monkeypatch.setattr(triple, "_map_tensor", lambda described: read.append(described) or map_tensor(described))
+    assert torch.equal(triple.sample(7), samples[7][1])
+    assert len(read) == len(samples[7][1])
+    assert torch.equal(triple.logits, torch.cat([logits for _, logits in samples]))
+    assert torch.equal(load_entries(triple.results_file)[-1]["logits"], samples[-1][1][-1])
+
+
+def test_metadata_whose_samples_are_interleaved_is_gathered_by_sample(tmp_path):
+    samples = random_samples(2, 6, 11)
+    results_file = guide_files(tmp_path, samples)
+    metadata = older_metadata(samples)
+    half = len(metadata) // 2
+    mixed = [entry for pair in zip(metadata[half:], metadata[:half], strict=True) for entry in pair]
+    (tmp_path / "config.metadata.json").write_text(json.dumps(mixed))
+    triple = open_triple(results_file)
+    assert torch.equal(triple.sample(1), samples[1][1])
+    assert [entry["sample_idx"] for entry in triple.metadata] == [0] * half + [1] * half
+
+
+def test_committed_tokens_are_those_of_the_results_else_the_most_probable_but_for_the_mask(tmp_path):
+    [(tokens, logits)] = random_samples(1, 6, 11)
+    assert open_triple(write_triple(tmp_path, [(tokens.flip(0), logits)], 6)).committed(0) == tokens.flip(0).tolist()
+    logits[:, -1] = 99.0  # the mask token
+    results_file = write_triple(tmp_path, [(tokens, logits)], 6)
+    results = json.loads(gzip.decompress(results_file.read_bytes()))
+    del results["outputs"][0]["output_ids"]
+    results_file.write_bytes(gzip.compress(json.dumps(results).encode()))
+    assert open_triple(results_file).committed(0) == tokens.tolist()
+    del results["saved_logits_metadata"]["mask_token_id"]
+    results_file.write_bytes(gzip.compress(json.dumps(results).encode()))
+    assert open_triple(results_file).committed(0) == [10] * 6
+
+
+def test_a_position_without_a_final_prediction_has_no_committed_token(tmp_path):
+    samples = random_samples(1, 6, 11)
+    results_file = guide_files(tmp_path, samples)
+    metadata = [entry for entry in older_metadata(samples) if (entry["horizon"], entry["relative_position"]) != (1, 2)]
+    (tmp_path / "config.metadata.json").write_text(json.dumps(metadata))
+    finals = [row for row, entry in enumerate(left_to_right(6, [1, 2, 4, 8])) if entry.horizon == 1]
+    expected = samples[0][1][finals].argmax(-1).tolist()
+    expected[2] = -1
+    assert open_triple(results_file).committed(0) == expected
+
+
+def test_a_missing_metadata_file_and_a_missing_tensor_are_one_line(tmp_path):
+    samples = random_samples(1, 6, 11)
+    results_file = guide_files(tmp_path, samples)
+    metadata = older_metadata(samples)
+    (tmp_path / "config.metadata.json").write_text(json.dumps([metadata[0] | {"key": "sample_0_entry_99"}]))
+    with pytest.raises(UserError, match=r"config\.safetensors: is damaged.*sample_0_entry_99"):
+        open_triple(results_file).sample(0)
+    (tmp_path / "config.metadata.json").unlink()
+    with pytest.raises(UserError, match=r"config\.metadata\.json: not found; it is the metadata of"):
+        open_triple(results_file).sample(0)
+
+
+def test_a_pt_file_that_cant_be_written_is_one_line_and_leaves_nothing(tmp_path):
+    samples = random_samples(1, 6, 11)
+    (tmp_path / "run").mkdir()
+    results_file = write_triple(tmp_path / "run", samples, 6)
+    with pytest.raises(UserError, match=r"nowhere/x\.pt: can't be written: "):
+        export_pt(results_file, tmp_path / "nowhere" / "x.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -62,17 +62,15 @@ def measure_samples(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSam
     # beyond; without this block, of the largest size it minds, the tensors of each step are paid for page by page.
     torch.empty(31 * 2**20, dtype=torch.uint8)
     keep = keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype)
-    outputs = triple.results["outputs"]
-    if not outputs:
+    if not triple.num_samples:
         raise UserError(f"{triple.results_file}: has no samples")
-    for sample_idx in tqdm(range(len(outputs)), "divergence", unit="sample", file=sys.stderr, disable=None):
+    for sample_idx in tqdm(range(triple.num_samples), "divergence", unit="sample", file=sys.stderr, disable=None):
         rows = triple.rows_of(sample_idx)
         metadata = pd.DataFrame(triple.metadata[rows])
         positions = metadata["relative_position"].to_numpy()
         committed = np.asarray(triple.committed(sample_idx))
         entries = Entries(metadata["horizon"].to_numpy(), positions, committed[positions])
-        fields = {name: values[rows] for name, values in triple.kept.items()}
-        yield MeasuredSample(sample_idx, metadata, entries, keep.measure(fields, entries, device))
+        yield MeasuredSample(sample_idx, metadata, entries, keep.measure(triple.kept_of(rows), entries, device))
 
 
 def require_device(device: str) -> None:

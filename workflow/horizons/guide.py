@@ -1,15 +1,91 @@
-"""The functions of the user's guide: the earliest prediction for a position against the latest."""
+"""The functions of the user's guide: entries, and the earliest prediction for a position against the latest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from horizons.errors import UserError
 from horizons.measure import definitions as numbers
-from horizons.store.reader import SavedEntry, SavedLogits, index_by_position
+from horizons.store.pt import write_pt
+from horizons.store.reader import Triple, open_triple
 
 ALL_METRICS = ("kl", "js", "top5", "top1")
 RULE = 62  # characters; the width of the printed summary
+
+
+class SavedEntry(MutableMapping[str, Any]):
+    """One entry: its metadata and, loaded each time it is asked for, `logits` (vocab_size,) in float32."""
+
+    __slots__ = ("_row", "_triple", "_values")
+
+    def __init__(self, metadata: Mapping[str, Any], triple: Triple, row: int) -> None:
+        self._values: dict[str, Any] = {**metadata, "logits": None}
+        self._triple = triple
+        self._row = row
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401
+        if key == "logits" and self._values["logits"] is None:
+            return self._triple.row(self._row).to(torch.float32, copy=True)
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr({key: value for key, value in self._values.items() if key != "logits"} | {"logits": "..."})
+
+
+class SavedLogits(list[SavedEntry]):
+    """The entries of a run in entry order: a list that finds the predictions for a position without a scan."""
+
+    @cached_property
+    def index(self) -> "PositionIndex":
+        """The entries by sample and position, made when first asked for; not kept in step with later changes."""
+        return index_by_position(self)
+
+
+PositionIndex = dict[int, dict[int, list[SavedEntry]]]
+
+
+def index_by_position(entries: Iterable[SavedEntry]) -> PositionIndex:
+    """The predictions for each relative position of each sample, sorted by timestep."""
+    index: PositionIndex = {}
+    for entry in entries:
+        index.setdefault(entry["sample_idx"], {}).setdefault(entry["relative_position"], []).append(entry)
+    for positions in index.values():
+        for predictions in positions.values():
+            predictions.sort(key=lambda entry: entry["timestep"])
+    return index
+
+
+def load_entries(results_file: str | Path) -> SavedLogits:
+    """Every entry of a run, in the order of the file; no tensor is read before it is asked for. Raises UserError."""
+    triple = open_triple(results_file)
+    return SavedLogits(SavedEntry(metadata, triple, row) for row, metadata in enumerate(triple.metadata))
+
+
+def export_pt(results_file: str | Path, path: Path) -> None:
+    """Write the entries of a run for `torch.load`: a list of dicts, metadata with `logits` in the stored dtype.
+
+    All of it is held in memory. Raises UserError for a run without whole logits, or a path in the run's own folder,
+    where the file could be taken for the run's.
+    """
+    triple = open_triple(results_file)
+    if path.resolve().parent == triple.results_file.resolve().parent:
+        raise UserError(f"{path}: is in the folder of the run; write it somewhere else")
+    write_pt([metadata | {"logits": triple.row(row).clone()} for row, metadata in enumerate(triple.metadata)], path)
 
 
 def get_predictions_for_position(

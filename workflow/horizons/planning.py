@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from horizons.config import Dataset, Experiment, Model, Run, expand_runs
-from horizons.entries import count_entries
 from horizons.devices import visible_devices
+from horizons.entries import count_entries
 from horizons.errors import UserError
+from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
 from horizons.prompts import load_prompts
 from horizons.store.files import MAX_HEADER_SIZE
-from horizons.keep import keep_of
 from horizons.store.layout import ITEM_BYTES, header_size
 
 # Of an entry in the metadata file: measured on the default experiment, whose ids are as long as `replace-000` at most.

@@ -26,9 +26,9 @@ from horizons.models.base import CheckpointModel
 from horizons.prompts import Prompt, load_prompts
 from horizons.scoring import score
 from horizons.store.background import Background
-from horizons.store.files import write_results
+from horizons.store.files import run_paths, temporary_path, write_results
 from horizons.store.identity import IDENTITY, finished
-from horizons.store.journal import Journal
+from horizons.store.journal import Journal, journal_path
 from horizons.store.lock import run_lock
 from horizons.store.rows import SampleRows
 from horizons.store.writer import TripleWriter, WrittenSample
@@ -61,6 +61,8 @@ def generate_run(run: Run, results_file: Path) -> None:
         job = prepare(run)
         if finished(results_file, job.identity):
             logger.info("%s: is finished", results_file)
+            for left_behind in (journal_path(results_file), temporary_path(run_paths(results_file)[0])):
+                left_behind.unlink(missing_ok=True)
             return
         with Journal(results_file, job.identity, job.environment) as journal:
             try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from horizons.errors import UserError
+from horizons.errors import UserError, first_line
 
 MAX_HEADER_SIZE = 100_000_000  # of the safetensors format, in bytes
 READ_SIZE = 2**20
@@ -65,6 +65,16 @@ def naming(path: Path) -> Iterator[None]:
         if not isinstance(error.filename, str | bytes | os.PathLike):
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What can go wrong with the content of a damaged file, as one line for the user."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{path}: is damaged, or no file of a run: {reason}") from error
 
 
 @contextmanager

@@ -21,6 +21,11 @@ CHECKSUM_LENGTH = 16  # hexadecimal digits before each line
 logger = logging.getLogger(__name__)
 
 
+def journal_path(results_file: Path) -> Path:
+    """Where the journal of a run is."""
+    return results_file.with_name(f".{results_file.name}.progress")
+
+
 class Journal:
     """The finished samples of one run, in a file beside its results; a context manager, for one process at a time.
 
@@ -37,7 +42,7 @@ class Journal:
 
         `environment` is what else is known of this start: where, on what, by which commit. Both are JSON objects.
         """
-        self.path = results_file.with_name(f".{results_file.name}.progress")
+        self.path = journal_path(results_file)
         self.samples: dict[int, dict[str, Any]] = {}
         self._results_file = results_file
         self._identity, self._environment = (json.loads(json.dumps(content)) for content in (identity, environment))

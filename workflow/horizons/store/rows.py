@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from horizons.errors import UserError
-from horizons.store.files import checksum_of_parts, naming, temporary_path
+from horizons.store.files import READ_SIZE, checksum_of_parts, digest_of_range, naming, temporary_path
 from horizons.store.layout import Field, Layout, safetensors_header
 from horizons.store.order import Row
 
 MAX_CACHED = 2**26  # bytes of a run that may lie in the page cache before they begin to go to the disk
 MIN_WRITE = 2**18  # bytes of a field that are written together
 MAX_BUFFERS = 512  # and rows; the system takes 1024 at once
-READ_SIZE = 2**20
 
 
 class SampleRows(NamedTuple):
@@ -159,17 +158,9 @@ class RowFile:
             self._cached = 0
 
     def _read_digest(self, field: Field, sample: int, num_entries: int) -> str:
-        digest = hashlib.sha256()
-        offset = self._place(field, sample)
-        end = offset + num_entries * field.row_bytes
+        start = self._place(field, sample)
         with naming(self.path):
-            while offset < end:
-                data = os.pread(self._descriptor, min(READ_SIZE, end - offset), offset)
-                if not data:
-                    raise UserError(f"{self.path}: became shorter while it was read; run it again")
-                digest.update(data)
-                offset += len(data)
-        return digest.hexdigest()
+            return digest_of_range(self._descriptor, start, start + num_entries * field.row_bytes).hex()
 
     def _copy_together(self, path: Path, header: bytes, counts: list[int]) -> None:
         """Write the rows without the room that was left, in one pass."""
