@@ -308,6 +308,8 @@ def _validate(kind: type[Section], content: dict[str, Any], source: str, point: 
         for problem in error.errors():
             if problem["type"] == "default_factory_not_called":  # for want of a key that has a line of its own
                 continue
+            if problem["type"] == "missing" and _misspelled(problem["loc"], error):
+                continue
             located = ".".join(map(str, problem["loc"]))
             at_fault = [dotted for dotted in point or {} if f"{located}.".startswith(f"{dotted}.")]
             where = describe_point({dotted: point[dotted] for dotted in at_fault or point} if point else {})
@@ -334,7 +336,18 @@ def _describe(kind: type[Section], problem: Any) -> str:  # noqa: ANN401, pydant
 
 
 # What pydantic says in words of Python.
-MESSAGES = {"model_type": "a mapping of keys to values", "dict_type": "a mapping of keys to values"}
+MESSAGES = {
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "too_short": "a list of at least one",
+}
+
+
+def _misspelled(location: tuple[int | str, ...], error: ValidationError) -> bool:
+    """Whether a missing key is there under another name, which has a line of its own."""
+    others = [other["loc"] for other in error.errors() if other["type"] == "extra_forbidden"]
+    names = [str(other[-1]) for other in others if other[:-1] == location[:-1]]
+    return bool(difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.7))
 
 
 def _hint(kind: str, value: object) -> str:

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from horizons.config import LATER_SECTIONS, Experiment, Run
+from horizons.config import LATER_SECTIONS, Experiment, Run, expand_runs, load_experiment
 from horizons.errors import UserError
 from horizons.strict_json import shorten
 
@@ -38,6 +38,14 @@ def require_recorded(results_files: list[Path], runs: list[Run], source: str) ->
             raise UserError(
                 f"{results_file}: was made with another config than {source}: {found}; remove it and run again"
             )
+
+
+def same_runs(experiment: Experiment, recorded: Path) -> bool:
+    """Whether the `experiment.yaml` beside a summary has the runs of `experiment`."""
+    try:
+        return expand_runs(load_experiment(recorded)) == expand_runs(experiment)
+    except UserError:
+        return False
 
 
 def recorded_config(results_file: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from horizons.errors import UserError
 from horizons.inputs import checkpoint_files, local_path
 from horizons.planning import missing_room
 from horizons.prompts import require_samples
-from horizons.recorded import difference
+from horizons.recorded import difference, same_runs
 from horizons.resources import memory_mb, run_minutes
 
 CONFIG = Path("config")
@@ -86,13 +86,27 @@ def redo_if_made_with_another_config(wildcards) -> None:
     """Have Snakemake make results anew that are there but were not made with what the experiment says.
 
     Snakemake knows of a changed parameter where it made the file itself. Of results that were copied into the folder it
-    knows nothing, so the file is asked, and treated as one named after --forcerun.
+    knows nothing, so the file is asked, and treated as one named after --forcerun. What is kept elsewhere is compared
+    when it is summarized.
     """
     path = f"results/{wildcards.experiment}/{wildcards.run}.json.gz"
-    here = not workflow.storage_settings.default_storage_provider
-    if here and workflow.is_main_process and (found := difference(Path(path), run_of(wildcards))):
+    if looks_at_results() and (found := difference(Path(path), run_of(wildcards))):
         MADE_WITH_ANOTHER_CONFIG[path] = found
         workflow.dag.forcefiles.add(path)
+
+
+def results_of(wildcards) -> list[str]:
+    """The results of all runs of an experiment, for its summary; a summary of other runs is made anew."""
+    summary = Path("results", wildcards.experiment, "summary.csv")
+    if looks_at_results() and summary.exists():
+        if not same_runs(experiment_of(wildcards.experiment), summary.with_name("experiment.yaml")):
+            workflow.dag.forcefiles.add(str(summary))
+    return of_all_runs(rules.generate.output.results, wildcards.experiment)
+
+
+def looks_at_results() -> bool:
+    """Whether results are at hand, and this is the Snakemake that the user started."""
+    return workflow.is_main_process and not workflow.storage_settings.default_storage_provider
 
 
 @cache

@@ -9,7 +9,7 @@ the summary gets all there is of an experiment. Output: `summary.csv`; for reade
 rule summarize:
     input:
         tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
-        results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
+        results=results_of,
         plots=rules.plot.output,
         explorer=rules.explorer.output.page,
     output:
