@@ -98,10 +98,21 @@ def redo_if_made_with_another_config(wildcards) -> None:
 def results_of(wildcards) -> list[str]:
     """The results of all runs of an experiment, for its summary; a summary of other runs is made anew."""
     summary = Path("results", wildcards.experiment, "summary.csv")
-    if looks_at_results() and summary.exists():
-        if not same_runs(experiment_of(wildcards.experiment), summary.with_name("experiment.yaml")):
+    if looks_at_results():
+        require_for_report(summary)
+        recorded = summary.with_name("experiment.yaml")
+        if summary.exists() and not same_runs(experiment_of(wildcards.experiment), recorded):
             workflow.dag.forcefiles.add(str(summary))
     return of_all_runs(rules.generate.output.results, wildcards.experiment)
+
+
+def require_for_report(summary: Path) -> None:
+    """End with one line where --report is asked for before there is a summary; Snakemake's own has no remedy."""
+    asked = any(argument == "--report" or argument.startswith("--report=") for argument in sys.argv)
+    if asked and "--report-after-run" not in sys.argv and not summary.exists():
+        raise SystemExit(
+            f"{summary}: not made yet, so there is nothing to report; first run snakemake --cores all {summary}"
+        )
 
 
 def looks_at_results() -> bool:
@@ -141,22 +152,8 @@ def experiments_asked_for() -> list[str]:
 def targets_of(experiment: str) -> list[str]:
     """What an experiment is run for: its summary, which brings the plots; or without logits the results alone."""
     if experiment_of(experiment).generation.save_logits:
-        summary = expand(pattern_of(rules.summarize.output.summary), experiment=experiment)
-        require_for_report(experiment, summary)
-        return summary
+        return expand(pattern_of(rules.summarize.output.summary), experiment=experiment)
     return expand(pattern_of(rules.generate_tokens.output.results), experiment=experiment, run=runs_of(experiment))
-
-
-def require_for_report(experiment: str, targets: list[str]) -> None:
-    """End with one line where --report is asked for and there is nothing to report yet, which Snakemake only says."""
-    asked = any(argument == "--report" or argument.startswith("--report=") for argument in sys.argv)
-    if not asked or "--report-after-run" in sys.argv or workflow.storage_settings.default_storage_provider:
-        return
-    missing = [path for path in targets if not Path(path).exists()]
-    if missing:
-        raise SystemExit(
-            f"{missing[0]}: not made yet, so there is nothing to report; first run snakemake --cores all {missing[0]}"
-        )
 
 
 @cache
@@ -172,9 +169,9 @@ def points_of(experiment: str) -> dict[str, dict]:
 
 onstart:
     if MADE_WITH_ANOTHER_CONFIG:
-        path, found = next(iter(MADE_WITH_ANOTHER_CONFIG.items()))
+        path, found = min(MADE_WITH_ANOTHER_CONFIG.items())
         others = len(MADE_WITH_ANOTHER_CONFIG) - 1
-        logger.warning(f"{path}: was made with {found}; made anew{f', as are {others} others' if others else ''}")
+        logger.warning(f"{path}: was made with {found}; it is made anew{f', and {others} more' if others else ''}")
     # Snakemake would end in a traceback when it clears the way for the first output.
     for folder in (Path("results", experiment) for experiment in ASKED_FOR):
         if folder.exists() and not os.access(folder, os.W_OK):
