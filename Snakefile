@@ -5,6 +5,9 @@ from snakemake.utils import min_version
 min_version("9.19")
 
 
+include: "workflow/rules/config.smk"
+
+
 configfile: "config/config.yaml"
 
 
@@ -17,7 +20,7 @@ report: "workflow/report/workflow.rst"
 # results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
 wildcard_constraints:
-    experiment=r"[A-Za-z0-9][\w.-]*",
+    experiment=r"[^/]+",  # which may be one is said, with those there are, when its config is read
     run=r"\d{5}",
 
 
@@ -32,4 +35,4 @@ include: "workflow/rules/summarize.smk"
 
 rule all:
     input:
-        lambda wildcards: [target for experiment in config["experiments"] for target in targets_of(experiment)],
+        lambda wildcards: [target for experiment in experiments_asked_for() for target in targets_of(experiment)],

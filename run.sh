@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 experiment="${1:-}"
-if [[ -z "$experiment" || "$experiment" == config || ! -f "config/$experiment.yaml" ]]; then
+if [[ -z "$experiment" || "$experiment" == config || "$experiment" == */* || ! -f "config/$experiment.yaml" ]]; then
     names=$(for path in config/*.yaml; do basename "$path" .yaml; done | grep -vx config | paste -sd ' ')
     echo "run.sh: no experiment '$experiment'; there are: $names" >&2
     exit 1
@@ -18,8 +18,11 @@ if [[ "${1:-}" == --report ]]; then
 fi
 
 source scripts/setup.sh
-snakemake --cores all --quiet host rules --config "experiments=[$experiment]" "$@"
+# In quotes, so that YAML does not take a name such as 007 for a number; before the options that take several values.
+selected="experiments=['${experiment//\'/\'\'}']"
+snakemake --cores all "$@" --quiet host rules --config "$selected"
 if $report; then
-    snakemake --quiet host rules --config "experiments=[$experiment]" --report "results/$experiment/report.html"
+    python scripts/show_results.py "$experiment" --report
+    snakemake --quiet host rules --config "$selected" --report "results/$experiment/report.html"
 fi
 python scripts/show_results.py "$experiment"

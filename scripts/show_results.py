@@ -1,19 +1,59 @@
 """Print where an experiment's results are, and its KL by horizon.
 
-python scripts/show_results.py baseline
+python scripts/show_results.py baseline [--report]
+
+Nothing is printed that the experiment's config, as it is now, did not make. With --report it ends with status 1 where
+there is nothing to report.
 """
 
 import sys
 from pathlib import Path
 
+from horizons.config import Experiment, expand_runs, load_experiment, require_experiment
+from horizons.errors import UserError
+from horizons.recorded import difference, same_runs
 from horizons.store.tables import read_tables
 
 
 def main() -> None:
-    folder = Path("results") / sys.argv[1]
-    if not (folder / "summary.csv").exists():
-        print(f"{folder}: {len(list(folder.glob('*.json.gz')))} runs, without logits")
-        return
+    name = sys.argv[1]
+    try:
+        experiment = load_experiment(require_experiment(name, Path("config")))
+    except UserError as error:
+        sys.exit(f"show_results.py: {error}")
+    folder = Path("results") / name
+    problem = not_made(experiment, folder)
+    if "--report" in sys.argv[2:]:
+        sys.exit(f"{problem}, then ask for the report again" if problem and experiment.generation.save_logits else None)
+    if problem:
+        print(problem)
+    else:
+        show_table(folder)
+
+
+def not_made(experiment: Experiment, folder: Path) -> str | None:
+    """Why there is no table to show: what is not there, or not as the experiment says, and how to make it."""
+    runs = expand_runs(experiment)
+    paths = [folder / f"{run.number}.json.gz" for run in runs]
+    made = [path for path, run in zip(paths, runs, strict=True) if path.exists() and difference(path, run) is None]
+    there = f"{folder}: {len(made)} of {len(runs)} runs"
+    if not experiment.generation.save_logits:
+        return f"{there}, without logits"
+    summary = folder / "summary.csv"
+    remedy = f"make it with: bash run.sh {folder.name}"
+    if not summary.exists():
+        return f"{there}, no summary yet; {remedy}"
+    if len(made) < len(runs) and any(path.exists() and path not in made for path in paths):
+        return f"{there} are of this config, and the summary is not; {remedy}"
+    if not same_runs(experiment, folder / "experiment.yaml"):
+        return f"{there}; the summary is of another config; {remedy}"
+    newer = [path for path in made if path.stat().st_mtime > summary.stat().st_mtime]
+    if newer:
+        return f"{there}; the summary is older than {newer[0]}; {remedy}"
+    return None
+
+
+def show_table(folder: Path) -> None:
     summary = read_tables([folder / "summary.csv"])
     swept = list(summary.columns[1 : list(summary.columns).index("horizon")])
     kl = next(column.removesuffix("_mean") for column in ("kl_mean", "kl_lower_bound_mean") if column in summary)

@@ -1,5 +1,6 @@
 """The whole workflow, on the default model and a small experiment, as a user runs it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from horizons.store.reader import open_triple
 from horizons.validation import validate_triple
-from workflows import run_snakemake, write_experiment
+from workflows import REPOSITORY, run_snakemake, write_experiment
 
 SUFFIXES = [".json.gz", ".safetensors", ".metadata.json", ".validation.json", ".divergence.csv"]
 ENTRIES = 8 + 7 + 5  # of a sample of the small experiment: 8 tokens, horizons 1, 2 and 4
@@ -152,6 +153,121 @@ def test_a_prompt_beyond_the_context_is_one_line_and_leaves_nothing(workspace):
     assert "the model has 256; lower generation.max_tokens" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not list((workspace / "results").glob("long/*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "config/config.yaml: is empty; it is a mapping of keys to values"),
+        ("experiments: {{ X }}\n", "config/config.yaml: not valid YAML in line 1: a key is a mapping; "),
+        ("experiments: baseline\n", "experiments is 'baseline'; it must be a valid list; write [baseline]"),
+        ("experimets: [baseline]\n", "experimets is not a known key; did you mean experiments?"),
+    ],
+)
+def test_a_mistake_in_the_list_of_experiments_is_one_line(workspace, content, expected):
+    path = workspace / "config/config.yaml"
+    before = path.read_text()
+    path.write_text(content)
+    failed = snakemake(workspace, "--dry-run", check=False)
+    path.write_text(before)
+    assert failed.returncode == 1
+    assert expected in failed.stderr.splitlines()[-1]
+    assert failed.stderr.count("config/config.yaml") == 1
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_broken_experiment_hinders_no_other(workspace):
+    broken = [workspace / f"config/broken{number}.yaml" for number in range(3)]
+    for path, content in zip(broken, (b"model: {{ X }}", b"seed: 2026-02-30", b"\xff\x00"), strict=True):
+        path.write_bytes(content)
+    assert planned(workspace, "results/small/summary.csv") == {}
+    failed = snakemake(workspace, "--dry-run", "results/broken0/summary.csv", check=False)
+    assert failed.stderr.splitlines()[-1].startswith("config/broken0.yaml: not valid YAML in line 1: ")
+    for path in broken:
+        path.unlink()
+
+
+def test_a_name_that_no_experiment_may_have_is_one_line_and_others_are_taken_as_they_are(workspace):
+    for name in ("my exp", "llada+cfg", "übung", "007"):
+        write_experiment(workspace, name)
+    for arguments in (["results/my exp/summary.csv"], ["--config", "experiments=['my exp']"]):
+        failed = snakemake(workspace, "--dry-run", *arguments, check=False)
+        assert failed.stderr.splitlines()[-1].startswith(
+            "config/my exp.yaml: 'my exp' can't be the name of an experiment"
+        )
+        assert "Traceback" not in failed.stderr
+    assert planned(workspace, "--config", "experiments=['llada+cfg', 'übung', '007']")["generate"] == 6
+    assert planned(workspace, "results/llada+cfg/summary.csv", "results/übung/00000.divergence.csv")["generate"] == 3
+    (workspace / "config/007.yaml").unlink()
+
+
+def test_fewer_prompts_than_shards_are_told_before_anything_runs(workspace):
+    write_experiment(workspace, "split", shards=4)
+    failed = snakemake(workspace, "results/split/00000.json.gz", check=False)
+    assert failed.stderr.splitlines()[-1] == (
+        "config/split.yaml: sweep.dataset.task = 'copy': shards is 4; config/prompts/small.jsonl gives 3 prompts, "
+        "so set it to 3 or less"
+    )
+    assert not (workspace / "results/split").exists()
+
+
+def test_results_that_were_copied_are_made_anew_unless_they_are_of_the_same_config(workspace):
+    results = workspace / "results"
+    for name, changes in (("same", {}), ("branch", {"seed": 8}), ("lonely", {"seed": 8})):
+        write_experiment(workspace, name, **changes)
+        shutil.copytree(results / "small", results / name)
+    for path in (results / "lonely").glob("0*"):  # only what was summarized is there
+        path.unlink()
+    assert planned(workspace, "results/same/summary.csv") == {}
+    for name in ("branch", "lonely"):
+        jobs = planned(workspace, f"results/{name}/summary.csv")
+        assert (jobs["generate"], jobs["divergence"], jobs["summarize"]) == (2, 2, 1)
+    assert planned(workspace, "results/branch/00001.json.gz")["generate"] == 1
+
+    made = snakemake(workspace, "results/branch/00000.json.gz", "results/branch/00001.json.gz")
+    assert "results/branch/00000.json.gz: was made with seed 7, and not 8; it is made anew, and 1 more" in made.stderr
+    assert planned(workspace, "results/branch/00000.json.gz", "results/branch/00001.json.gz") == {}
+
+
+def test_a_report_on_what_is_not_made_yet_is_one_line_with_the_command(workspace):
+    write_experiment(workspace, "unmade")
+    failed = snakemake(workspace, "results/unmade/summary.csv", "--report", "report.html", check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1] == (
+        "results/unmade/summary.csv: not made yet, so there is nothing to report; first run "
+        "snakemake --cores all results/unmade/summary.csv"
+    )
+
+
+def test_a_chat_template_beside_the_weights_is_part_of_the_model(workspace):
+    shutil.copytree(workspace / "resources/tiny-llada", workspace / "resources/other")
+    write_experiment(workspace, "chat", model__name=str(workspace / "resources/other"))
+    found = snakemake(workspace, "--dry-run", "results/chat/00000.json.gz").stdout
+    assert "chat_template.jinja" not in found
+    (workspace / "resources/other/chat_template.jinja").touch()
+    found = snakemake(workspace, "--dry-run", "results/chat/00000.json.gz").stdout
+    assert "resources/other/chat_template.jinja" in found
+
+
+def test_run_sh_hands_names_and_targets_on_as_they_are(tmp_path):
+    """With stand-ins for Snakemake and Python, from another folder."""
+    for name in ("config", "scripts", "bin"):
+        (tmp_path / name).mkdir()
+    shutil.copy(REPOSITORY / "run.sh", tmp_path)
+    (tmp_path / "config/007.yaml").touch()
+    (tmp_path / "scripts/setup.sh").touch()
+    for name in ("snakemake", "python"):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    command = ["bash", str(tmp_path / "run.sh"), "007", "--report", "results/007/00000.json.gz"]
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    run = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "snakemake --cores all results/007/00000.json.gz --quiet host rules --config experiments=['007']",
+        "python scripts/show_results.py 007 --report",
+        "snakemake --quiet host rules --config experiments=['007'] --report results/007/report.html",
+        "python scripts/show_results.py 007",
+    ]
 
 
 def test_run_sh_lists_the_experiments_there_are(workspace):

@@ -4,15 +4,16 @@ import codecs
 import csv
 import gzip
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from horizons.config import Dataset
+from horizons.config import Dataset, parse_experiment
 from horizons.divergence import measure_divergence
 from horizons.errors import UserError
-from horizons.prompts import load_prompts
+from horizons.prompts import load_prompts, local_path, require_samples
 from horizons.store.files import read_results
 from horizons.store.tables import read_tables, write_table
 from triples import random_samples, write_triple
@@ -141,3 +142,54 @@ def test_any_id_and_prompt_read_back_equal_from_the_json_and_the_table(tmp_path)
     with table.open(newline="", encoding="utf-8") as file:
         assert [row["question_id"] for row in csv.DictReader(file)] == expected
     assert read_tables([table])["run"].unique().tolist() == ["00000"]
+
+
+def experiment(path, **sections):
+    return parse_experiment({"model": {"name": "x"}, "dataset": {"path": str(path)}, **sections}, "config/x.yaml")
+
+
+def problem(path, **sections):
+    with pytest.raises(UserError) as caught:
+        require_samples(experiment(path, **sections), "config/x.yaml")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_fewer_prompts_than_shards_are_told_with_the_point_of_the_sweep(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    tasks = ["copy", "copy", "copy", "sort", "sort"]
+    path.write_bytes(b"\n".join(line(id=f"{n}", prompt="x", task=task) for n, task in enumerate(tasks)))
+    sweep = {"seed": [1, 2], "dataset.task": ["copy", "sort"]}
+    assert require_samples(experiment(path, shards=2, sweep=sweep), "config/x.yaml") == ["0"]
+    assert problem(path, shards=6) == f"config/x.yaml: shards is 6; {path} gives 5 prompts, so set it to 5 or less"
+    assert problem(path, shards=3, sweep=sweep) == (
+        "config/x.yaml: sweep.seed = 1, sweep.dataset.task = 'sort': "
+        f"shards is 3; {path} gives 2 prompts, so set it to 2 or less"
+    )
+    assert "sweep.dataset.limit = 1: shards is 2" in problem(path, shards=2, sweep={"dataset.limit": [None, 1]})
+
+
+def test_prompts_that_a_point_of_the_sweep_lacks_are_told_with_it(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(line(id="a", prompt="x", task="copy"))
+    found = problem(path, sweep={"dataset.task": ["copy", "nope"]})
+    assert found == (
+        f"config/x.yaml: sweep.dataset.task = 'nope': {path}: holds no prompt with task 'nope' (dataset.task)"
+    )
+    assert "sweep.dataset.path = 'gone.jsonl': gone.jsonl: can't be read" in problem(
+        path, sweep={"dataset.path": [str(path), "gone.jsonl"]}
+    )
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prompts.jsonl").write_bytes(line(id="a", prompt="x"))
+    assert [prompt.id for prompt in load_prompts(Dataset(path="~/prompts.jsonl"))] == ["a"]
+    with pytest.raises(UserError, match="can't be read"):
+        load_prompts(Dataset(path="~nobody-of-this-name/prompts.jsonl"))
+
+
+def test_a_home_folder_is_expanded_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/prompts.jsonl") == tmp_path / "prompts.jsonl"
+    assert local_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")

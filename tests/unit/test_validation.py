@@ -206,7 +206,7 @@ def test_what_is_no_json_of_a_run_is_told_in_one_line(results_file, data, text):
 @pytest.mark.parametrize(
     ("keys", "value", "text"),
     [
-        (["saved_logits_metadata", "num_entries"], 27, "num_entries is 27; expected 28 by the schedule"),
+        (["saved_logits_metadata", "num_entries"], 27, "num_entries is 27; expected 28 by its output_ids"),
         (["saved_logits_metadata", "num_entries"], "28", "num_entries is '28'"),
         (["saved_logits_metadata", "num_entries"], 28.0, "num_entries is 28.0"),
         (["saved_logits_metadata", "num_entries"], True, "num_entries is True"),
@@ -216,7 +216,7 @@ def test_what_is_no_json_of_a_run_is_told_in_one_line(results_file, data, text):
         (["saved_logits_metadata", "mask_token_id"], 17, "has 17; expected less than vocab_size 17"),
         (["saved_logits_metadata", "eos_token_ids"], [99], "has 99; expected less than vocab_size 17"),
         (["config", "generation", "horizons"], [1, 2, 4], "horizons are [1, 2, 4, 8]; expected [1, 2, 4]"),
-        (["config", "generation", "max_tokens"], 10**12, "entries; a safetensors file has fewer"),
+        (["config", "generation", "max_tokens"], 10**12, "expected max_tokens 1000000000000"),
         (["config", "generation", "max_tokens"], -1, "max_tokens is -1"),
         (["outputs"], [], "outputs is []"),
         (["outputs", 1, "sample_idx"], 0, "sample 1: sample_idx is 0; expected 1"),

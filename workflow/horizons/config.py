@@ -4,6 +4,8 @@ import difflib
 import itertools
 import json
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -11,8 +13,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from horizons.errors import UserError
+from horizons.strict_json import shorten
+from horizons.strict_yaml import read_yaml
 
 MAX_RUNS = 100_000  # those with numbers of five digits
+NAME = re.compile(r"[^\W_][\w.+-]*")  # of an experiment: it is part of paths, and stands in commands
+NEVER_SWEPT = ("generation.save_logits", "capture.mode")  # they decide which files a run has
 
 Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -42,7 +48,9 @@ class Model(Section):
 class Dataset(Section):
     """Which prompts are continued."""
 
-    path: str = Field(description="JSONL file of prompts: id, messages or prompt, optional label and task.")
+    path: str = Field(
+        description="JSONL file of prompts: id, messages or prompt, optional label and task.", min_length=1
+    )
     task: str | None = Field(None, description="Only the prompts of this task.")
     limit: int | None = Field(None, description="Only the first so many prompts (of the task).", ge=1)
 
@@ -66,7 +74,7 @@ class Generation(Section):
     )
     save_logits: bool = Field(True, description="Save the raw logits of every horizon at every timestep.")
     horizons: list[Annotated[int, Field(ge=1)]] = Field(
-        default_factory=lambda: [1, 2, 4, 8],
+        default_factory=lambda earlier: [h for h in (1, 2, 4, 8) if h <= earlier.get("max_tokens", 64)],
         description="How far ahead of the last unmasked token predictions are saved; 1 is the final prediction.",
         min_length=1,
     )
@@ -136,7 +144,17 @@ class Experiment(Section):
     def _check(self) -> "Experiment":
         if self.capture.mode != "full" and not self.generation.save_logits:
             raise Problem("capture.mode", self.capture.mode, "it needs generation.save_logits: true")
+        settings = self.generation
+        if settings.save_logits and max(settings.horizons) > settings.max_tokens:
+            remedy = f"none can be above generation.max_tokens, {settings.max_tokens}, for no prediction is that early"
+            raise Problem("generation.horizons", settings.horizons, remedy)
         return self
+
+
+class Selection(Section):
+    """`config/config.yaml`."""
+
+    experiments: list[str] = Field(description="What a bare `snakemake` makes.", min_length=1)
 
 
 # Sections that change no run: what is made of the triples later.
@@ -170,25 +188,26 @@ class Run(NamedTuple):
 
 
 def require_experiment(name: str, folder: Path) -> Path:
-    """The path of an experiment's YAML. Raises UserError, listing those there are, if there is none of this name."""
+    """The path of an experiment's YAML.
+
+    Raises UserError where the name can't be that of an experiment, or there is none of this name, listing those there
+    are.
+    """
     path = folder / f"{name}.yaml"
-    if not path.is_file() or name == "config":
+    if not NAME.fullmatch(name) or name == "config":
+        raise UserError(
+            f"{path}: {name!r} can't be the name of an experiment, for it becomes part of paths; rename it with "
+            "letters, digits and . _ + - alone, a letter or digit first, and not config"
+        )
+    if not path.is_file():
         names = sorted(other.stem for other in folder.glob("*.yaml") if other.stem != "config")
         raise UserError(f"{path}: no such experiment; there are {', '.join(names)}")
     return path
 
 
-def names_without_logits(folder: Path) -> list[str]:
-    """The experiments of a folder that say `save_logits: false`; those that can't be read are not among them."""
-    names = []
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            generation = read_yaml(path).get("generation")
-        except UserError:
-            continue
-        if isinstance(generation, dict) and generation.get("save_logits") is False:
-            names.append(path.stem)
-    return names
+def parse_selection(content: dict[str, Any], source: str) -> list[str]:
+    """The experiments that `config.yaml` lists. Raises UserError, naming `source`, a line for each problem."""
+    return _validate(Selection, content, source).experiments
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -196,33 +215,23 @@ def load_experiment(path: Path) -> Experiment:
     return parse_experiment(read_yaml(path), str(path))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError where it can't be read, is not YAML or repeats a key."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't be read: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}; an experiment is a mapping of keys to values")
-    return content
-
-
 def parse_experiment(content: dict[str, Any], source: str) -> Experiment:
     """Check the content of an experiment; `source` names it in errors. Raises UserError, a line for each problem."""
-    experiment = _validate(content, source)
+    experiment = _validate(Experiment, content, source)
     for dotted in experiment.sweep:
-        section = dotted.split(".")[0]
-        if section in ("sweep", "shards", *LATER_SECTIONS) or dotted in ("generation.save_logits", "capture.mode"):
-            raise UserError(f"{source}: sweep.{dotted}: this key can't be swept; make it an experiment of its own")
+        _check_swept_key(dotted, source)
     num_runs = experiment.shards * math.prod(map(len, experiment.sweep.values()))
     if num_runs > MAX_RUNS:
         raise UserError(f"{source}: sweep and shards make {num_runs:,} runs; the most is {MAX_RUNS:,}, so split it")
-    for point in _points(experiment.sweep):
-        _validate(_at_point(content, point), source)
+    for point, at_point in _at_points(experiment):
+        _validate(Experiment, at_point, source, point)
+    for dotted, values in experiment.sweep.items():
+        seen = set()
+        for value in values:
+            key = tuple(value) if isinstance(value, list) else value
+            if key in seen:
+                raise UserError(f"{source}: sweep.{dotted} holds {shorten(value)} twice; two runs would be the same")
+            seen.add(key)
     return experiment
 
 
@@ -231,10 +240,9 @@ def expand_runs(experiment: Experiment) -> list[Run]:
 
     A run's config does not hold the sweep, so that one value more or less leaves the other runs as they are.
     """
-    content = experiment.model_dump(exclude={"sweep", *LATER_SECTIONS})
     runs = []
-    for point in _points(experiment.sweep):
-        config = Experiment.model_validate(_at_point(content, point))
+    for point, at_point in _at_points(experiment):
+        config = Experiment.model_validate(at_point)
         for shard in range(experiment.shards):
             runs.append(Run(f"{len(runs):05d}", config, point, shard))
     return runs
@@ -250,58 +258,133 @@ def json_schema() -> str:
     return json.dumps(Experiment.model_json_schema(), indent=2) + "\n"
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+def describe_point(point: dict[str, Any]) -> str:
+    """The point of a sweep as errors name it, with what separates it from the problem; nothing without a sweep."""
+    return ", ".join(f"sweep.{dotted} = {shorten(value)}" for dotted, value in point.items()) + ": " if point else ""
 
 
-def _points(sweep: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+def _check_swept_key(dotted: str, source: str) -> None:
+    """Raise UserError for a dotted key that does not exist, is a section or can't be swept."""
+    section, _, _ = dotted.partition(".")
+    if section in ("sweep", "shards", *LATER_SECTIONS) or dotted in NEVER_SWEPT:
+        raise UserError(f"{source}: sweep.{dotted}: this key can't be swept; make it an experiment of its own")
+    keys = _dotted_keys()
+    if dotted in keys:
+        return
+    inner = [known for known in keys if known.startswith(f"{dotted}.") and known not in NEVER_SWEPT]
+    if inner:
+        raise UserError(f"{source}: sweep.{dotted}: {dotted} is a section; sweep its keys, such as {inner[0]}")
+    in_section = [known for known in keys if known.startswith(f"{section}.")]
+    known = in_section or _known_keys(Experiment, [])
+    close = difflib.get_close_matches(dotted, keys, n=1, cutoff=0.7)
+    remedy = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    raise UserError(f"{source}: sweep.{dotted}: {dotted or repr(dotted)} is not a known key; {remedy}")
 
 
-def _at_point(content: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
-    """The content with the swept values in their places, sweep left as it is."""
-    content = {**content}
-    for dotted, value in point.items():
-        section, _, key = dotted.partition(".")
-        content[section] = {**(content.get(section) or {}), key: value} if key else value
-    return content
+def _dotted_keys() -> list[str]:
+    """Every key of an experiment that is no section, dotted."""
+    keys = []
+    for name, field in Experiment.model_fields.items():
+        section = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        keys += [f"{name}.{key}" for key in field.annotation.model_fields] if section else [name]
+    return keys
 
 
-def _validate(content: dict[str, Any], source: str) -> Experiment:
+def _at_points(experiment: Experiment) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each point of the sweep, and the content of a run there: the swept values in their places, and no sweep."""
+    content = experiment.model_dump(exclude={"sweep", *LATER_SECTIONS})
+    for values in itertools.product(*experiment.sweep.values()):
+        point = dict(zip(experiment.sweep, values, strict=True))
+        at_point = {**content}
+        for dotted, value in point.items():
+            section, _, key = dotted.partition(".")
+            at_point[section] = {**at_point[section], key: value} if key else value
+        yield point, at_point
+
+
+def _validate(kind: type[Section], content: dict[str, Any], source: str, point: dict[str, Any] | None = None) -> Any:  # noqa: ANN401, an instance of kind
+    """The content as a `kind`. Raises UserError, a line for each problem, with `source` and the point of the sweep."""
     try:
-        return Experiment.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(f"{source}: {_describe(problem)}" for problem in error.errors())) from error
+        lines = []
+        for problem in error.errors():
+            if problem["type"] == "default_factory_not_called":  # for want of a key that has a line of its own
+                continue
+            if problem["type"] == "missing" and _misspelled(problem["loc"], error):
+                continue
+            located = ".".join(map(str, problem["loc"]))
+            at_fault = [dotted for dotted in point or {} if f"{located}.".startswith(f"{dotted}.")]
+            where = describe_point({dotted: point[dotted] for dotted in at_fault or point} if point else {})
+            lines.append(f"{source}: {where}{_describe(kind, problem)}")
+        raise UserError("\n".join(lines)) from error
 
 
-def _describe(problem: Any) -> str:  # noqa: ANN401, pydantic's ErrorDetails
-    location = [str(part) for part in problem["loc"]]
+def _describe(kind: type[Section], problem: Any) -> str:  # noqa: ANN401, pydantic's ErrorDetails
+    location = [str(part) for part in problem["loc"] if part != "[key]"]
+    dotted = ".".join(location)
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, Problem):
-        return f"{'.'.join([*location, cause.key])} is {cause.value!r}; {cause.remedy}"
+        return f"{'.'.join([*location, cause.key])} is {shorten(cause.value)}; {cause.remedy}"
     if problem["type"] == "missing":
-        return f"{'.'.join(location)} is missing; it has no default"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        return f"{dotted} is missing; it has no default"
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        known = _known_keys(kind, location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.7)
-        return f"{'.'.join(location)} is not a known key; " + (
+        return f"{dotted} is not a known key; " + (
             f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         )
-    message = problem["msg"].removeprefix("Input should be ")
-    return f"{'.'.join(location)} is {problem['input']!r}; it must be {message}"
+    message = MESSAGES.get(problem["type"], problem["msg"].removeprefix("Input should be "))
+    return f"{dotted} is {shorten(problem['input'])}; it must be {message}{_hint(problem['type'], problem['input'])}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Experiment
+# What pydantic says in words of Python.
+MESSAGES = {
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "too_short": "a list of at least one",
+}
+
+
+def _misspelled(location: tuple[int | str, ...], error: ValidationError) -> bool:
+    """Whether a missing key is there under another name, which has a line of its own."""
+    others = [other["loc"] for other in error.errors() if other["type"] == "extra_forbidden"]
+    names = [str(other[-1]) for other in others if other[:-1] == location[:-1]]
+    return bool(difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.7))
+
+
+def _hint(kind: str, value: object) -> str:
+    """How to write what was probably meant, after a value of another type; nothing where that can't be told."""
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return "; put it in quotes"
+    if kind == "string_type" and value is None:
+        return "; to YAML, nothing or ~ is null"
+    if kind == "bool_type" and str(value).lower() in ("true", "false"):
+        return f"; write {str(value).lower()} without quotes"
+    if kind == "list_type" and isinstance(value, str | int | float):
+        return f"; write [{value}]"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and (number := _number(value, kind)):
+        return f"; it is text here, write {number} without quotes"
+    return ""
+
+
+def _number(text: str, kind: str) -> str | None:
+    """A number that YAML took for text, as YAML takes it for one: `1e-3` is `1.0e-3`."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    if not math.isfinite(value):
+        return None
+    if kind == "int_type":
+        return str(int(value)) if value == int(value) else None
+    mantissa, exponent, power = text.strip().lower().partition("e")
+    if not exponent:
+        return mantissa
+    return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}e{power if power[0] in '+-' else f'+{power}'}"
+
+
+def _known_keys(kind: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
-        model = model.model_fields[part].annotation  # type: ignore[assignment]
-    return list(model.model_fields)
+        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
+    return list(kind.model_fields)

@@ -2,10 +2,9 @@
 
 import codecs
 import difflib
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from horizons.config import Dataset, Experiment, expand_runs
+from horizons.config import Dataset, Experiment, describe_point, expand_runs
 from horizons.errors import UserError
 from horizons.strict_json import parse_json, shorten
 
@@ -25,7 +24,7 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
 
     Raises UserError, naming the file and the line, where a line is not a prompt or an id stands twice.
     """
-    path = Path(dataset.path)
+    path = local_path(dataset.path)
     try:
         lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
@@ -49,23 +48,46 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
     return prompts[: dataset.limit]
 
 
+def local_path(name: str) -> Path:
+    """A path as the user wrote it, `~` expanded; the path itself where nobody has such a home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def require_samples(experiment: Experiment, source: str) -> list[str]:
     """The question ids of the samples to draw: those of plots.samples, or else the first prompt's.
 
-    Raises UserError, naming `source`, for one that no run of the experiment has.
+    Raises UserError, naming `source` and where there is a sweep its point, for prompts that can't be loaded, fewer
+    prompts than shards, and a sample that no run of the experiment has.
     """
-    datasets: list[Dataset] = []
+    known: dict[Dataset, list[str]] = {}
     for run in expand_runs(experiment):
-        if run.config.dataset not in datasets:
-            datasets.append(run.config.dataset)
-    known = [prompt.id for dataset in datasets for prompt in load_prompts(dataset)]
+        if run.config.dataset not in known:
+            where = f"{source}: {describe_point(run.point)}" if run.point else ""
+            prompts = _load_at(where, run.config.dataset)
+            if len(prompts) < experiment.shards:
+                raise UserError(
+                    f"{where or f'{source}: '}shards is {experiment.shards}; {run.config.dataset.path} gives "
+                    f"{len(prompts)} prompts, so set it to {len(prompts)} or less"
+                )
+            known[run.config.dataset] = [prompt.id for prompt in prompts]
+    ids = [question_id for found in known.values() for question_id in found]
     for sample in experiment.plots.samples:
-        if sample not in known:
-            close = difflib.get_close_matches(sample, known, n=1) or known[:1]
+        if sample not in ids:
+            close = difflib.get_close_matches(sample, ids, n=1) or ids[:1]
             raise UserError(
                 f"{source}: plots.samples holds {sample!r}, which no prompt has as its id; is it {close[0]!r}?"
             )
-    return experiment.plots.samples or known[:1]
+    return experiment.plots.samples or ids[:1]
+
+
+def _load_at(where: str, dataset: Dataset) -> list[Prompt]:
+    try:
+        return load_prompts(dataset)
+    except UserError as error:
+        raise UserError(f"{where}{error}") from error
 
 
 def _parse(line: bytes, where: str) -> Prompt:

@@ -232,11 +232,14 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
             output["score"] = score(prompt.task, output["output"], prompt.label)
         outputs.append(output)
     scores = [output["score"] for output in outputs if "score" in output]
-    results = {
+    # Where the run was begun, if it was killed there and gone on with here.
+    earlier = [environment for environment in journal.environments if environment != job.environment]
+    return {
         "config": job.run.to_dict()["config"],
         "point": job.run.point,
         "shard": job.run.shard,
         "environment": job.environment,
+        **({"earlier_environments": earlier} if earlier else {}),
         IDENTITY: job.identity,
         "metrics": {
             "num_samples": len(outputs),
@@ -245,7 +248,3 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
         },
         "outputs": outputs,
     }
-    earlier = [environment for environment in journal.environments if environment != job.environment]
-    if earlier:  # where the run was begun, before it was killed and gone on with here
-        results = {"earlier_environments": earlier, **results}
-    return results

@@ -1,25 +1,27 @@
 """What several stages ask of an experiment's config, and how a figure is declared."""
 
 import os
-import re
+import sys
 from functools import cache
 from pathlib import Path
 
 from horizons.config import (
     Experiment,
+    Model,
     Run,
     dump_experiment,
     expand_runs,
     load_experiment,
-    names_without_logits,
+    parse_selection,
     require_experiment,
 )
 from horizons.errors import UserError
+from horizons.models.facts import checkpoint_files
 from horizons.planning import memory_mb, missing_room, run_minutes
-from horizons.prompts import require_samples
+from horizons.prompts import local_path, require_samples
+from horizons.recorded import difference, same_runs
 
-# Experiments with `save_logits: false` have results and nothing else; which rule makes them is decided by their names.
-WITHOUT_LOGITS = "|".join(map(re.escape, names_without_logits(Path("config"))))
+CONFIG = Path("config")
 
 
 # On a cluster where the workflow was started: each takes seconds, once an experiment, and reads tables alone.
@@ -30,6 +32,7 @@ localrules:
 
 
 ASKED_FOR = set()  # experiments
+MADE_WITH_ANOTHER_CONFIG = {}  # results files: in what it differs
 
 
 @cache
@@ -37,7 +40,7 @@ def experiment_of(experiment: str) -> Experiment:
     """The content of `config/{experiment}.yaml`, which is read when a target first asks for it."""
     ASKED_FOR.add(experiment)
     try:
-        path = require_experiment(experiment, Path("config"))
+        path = require_experiment(experiment, CONFIG)
         found = load_experiment(path)
         if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
             require_samples(found, str(path))
@@ -66,11 +69,61 @@ def run_of(wildcards) -> Run:
     return runs[wildcards.run]
 
 
+def prompts_of(wildcards, save_logits: bool) -> str:
+    """The prompt file of a run, for the rule that makes it; for the other rule a file that does not exist.
+
+    Two rules make `{run}.json.gz`, with the logits and without. Snakemake takes the one whose inputs are there, so that
+    an experiment's own config decides, and no other experiment's is read.
+    """
+    settings = run_of(wildcards).config
+    if settings.generation.save_logits != save_logits:
+        return local(f"config/{wildcards.experiment}.yaml with generation.save_logits: {str(save_logits).lower()}")
+    redo_if_made_with_another_config(wildcards)
+    return local(str(local_path(settings.dataset.path)))
+
+
+def redo_if_made_with_another_config(wildcards) -> None:
+    """Have Snakemake make results anew that are there but were not made with what the experiment says.
+
+    Snakemake knows of a changed parameter where it made the file itself. Of results that were copied into the folder it
+    knows nothing, so the file is asked, and treated as one named after --forcerun. What is kept elsewhere is compared
+    when it is summarized.
+    """
+    path = f"results/{wildcards.experiment}/{wildcards.run}.json.gz"
+    if looks_at_results() and (found := difference(Path(path), run_of(wildcards))):
+        MADE_WITH_ANOTHER_CONFIG[path] = found
+        workflow.dag.forcefiles.add(path)
+
+
+def results_of(wildcards) -> list[str]:
+    """The results of all runs of an experiment, for its summary; a summary of other runs is made anew."""
+    summary = Path("results", wildcards.experiment, "summary.csv")
+    if looks_at_results():
+        require_for_report(summary)
+        recorded = summary.with_name("experiment.yaml")
+        if summary.exists() and not same_runs(experiment_of(wildcards.experiment), recorded):
+            workflow.dag.forcefiles.add(str(summary))
+    return of_all_runs(rules.generate.output.results, wildcards.experiment)
+
+
+def require_for_report(summary: Path) -> None:
+    """End with one line where --report is asked for before there is a summary; Snakemake's own has no remedy."""
+    asked = any(argument == "--report" or argument.startswith("--report=") for argument in sys.argv)
+    if asked and "--report-after-run" not in sys.argv and not summary.exists():
+        raise SystemExit(
+            f"{summary}: not made yet, so there is nothing to report; first run snakemake --cores all {summary}"
+        )
+
+
+def looks_at_results() -> bool:
+    """Whether results are at hand, and this is the Snakemake that the user started."""
+    return workflow.is_main_process and not workflow.storage_settings.default_storage_provider
+
+
 @cache
-def checkpoint_files(name: str) -> list[str]:
+def checkpoint_inputs(model: Model) -> list[str]:
     """The files of a checkpoint in a local folder; none for one from the hub, whose commit is in the results."""
-    paths = sorted(str(path) for path in Path(name).glob("*") if path.suffix in (".json", ".safetensors"))
-    return [local(path) for path in paths]
+    return [local(str(path)) for path in checkpoint_files(Path(model.name), model.trust_remote_code)]
 
 
 def pattern_of(output) -> str:
@@ -86,6 +139,14 @@ def pattern_of(output) -> str:
 def of_all_runs(output, experiment: str) -> list[str]:
     """The paths of a rule's output for all runs of an experiment, which must have logits."""
     return expand(pattern_of(output), experiment=experiment, run=points_of(experiment))
+
+
+def experiments_asked_for() -> list[str]:
+    """The experiments that `config.yaml` or the command line lists."""
+    try:
+        return parse_selection(config, "config/config.yaml or --config")
+    except UserError as error:
+        raise SystemExit(str(error)) from None
 
 
 def targets_of(experiment: str) -> list[str]:
@@ -107,6 +168,10 @@ def points_of(experiment: str) -> dict[str, dict]:
 
 
 onstart:
+    if MADE_WITH_ANOTHER_CONFIG:
+        path, found = min(MADE_WITH_ANOTHER_CONFIG.items())
+        others = len(MADE_WITH_ANOTHER_CONFIG) - 1
+        logger.warning(f"{path}: was made with {found}; it is made anew{f', and {others} more' if others else ''}")
     # Snakemake would end in a traceback when it clears the way for the first output.
     for folder in (Path("results", experiment) for experiment in ASKED_FOR):
         if folder.exists() and not os.access(folder, os.W_OK):

@@ -6,8 +6,8 @@ Input: the tables, results and candidates of all its runs, and the parts of the 
 
 rule explorer:
     input:
-        tables=rules.plot.input.tables,
-        candidates=rules.plot.input.candidates,
+        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
         results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
         page=local("workflow/report/explorer/explorer.html"),
         style=local("workflow/report/explorer/explorer.css"),

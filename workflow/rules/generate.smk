@@ -6,8 +6,8 @@ Input: the prompts, and the checkpoint where it is a local folder. Output: the t
 
 rule generate:
     input:
-        prompts=lambda wildcards: local(run_of(wildcards).config.dataset.path),
-        checkpoint=lambda wildcards: checkpoint_files(run_of(wildcards).config.model.name),
+        prompts=lambda wildcards: prompts_of(wildcards, save_logits=True),
+        checkpoint=lambda wildcards: checkpoint_inputs(run_of(wildcards).config.model),
     output:
         multiext(
             "results/{experiment}/{run}",
@@ -19,8 +19,6 @@ rule generate:
         "logs/generate/{experiment}/{run}.log",
     benchmark:
         "benchmarks/generate/{experiment}/{run}.tsv"
-    wildcard_constraints:
-        experiment=rf"(?!({WITHOUT_LOGITS})/)[A-Za-z0-9][\w.-]*" if WITHOUT_LOGITS else r"[A-Za-z0-9][\w.-]*",
     conda:
         "../envs/horizons.yaml"
     # One, so that the numbers are the same whatever --cores is; raise it with --set-threads for a large model on CPU.
@@ -39,11 +37,12 @@ rule generate:
 
 
 use rule generate as generate_tokens with:
+    input:
+        prompts=lambda wildcards: prompts_of(wildcards, save_logits=False),
+        checkpoint=lambda wildcards: checkpoint_inputs(run_of(wildcards).config.model),
     output:
         results="results/{experiment}/{run}.json.gz",
     log:
         "logs/generate_tokens/{experiment}/{run}.log",
     benchmark:
         "benchmarks/generate_tokens/{experiment}/{run}.tsv"
-    wildcard_constraints:
-        experiment=WITHOUT_LOGITS or "$",

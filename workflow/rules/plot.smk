@@ -3,6 +3,17 @@
 Input: the tables of all its runs, the texts of their tokens, and the style file. Output: each figure as PNG and SVG.
 """
 
+# Figures by name, each with the question that it answers.
+FIGURES = {
+    "divergence_by_horizon": "1. How far is a prediction from the final one?",
+    "divergence_by_position": "2. Where in the text do predictions differ?",
+    "agreement_by_horizon": "3. How often does a prediction already agree?",
+    "acceptance": "4. How many tokens could be accepted together?",
+    "confidence_over_time": "5. How does the model become sure of a token?",
+    "calibration": "6. Is a confident early prediction right?",
+    "trellis": "7. What was predicted for each position, and when?",
+}
+
 
 rule plot:
     input:
@@ -10,26 +21,8 @@ rule plot:
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
     output:
-        figure("divergence_by_horizon", "1. How far is a prediction from the final one?"),
-        figure("divergence_by_position", "2. Where in the text do predictions differ?"),
-        figure("agreement_by_horizon", "3. How often does a prediction already agree?"),
-        figure("acceptance", "4. How many tokens could be accepted together?"),
-        figure("confidence_over_time", "5. How does the model become sure of a token?"),
-        figure("calibration", "6. Is a confident early prediction right?"),
-        figure("trellis", "7. What was predicted for each position, and when?"),
-        svg=expand(
-            "results/{experiment}/plots/{figure}.svg",
-            figure=[
-                "divergence_by_horizon",
-                "divergence_by_position",
-                "agreement_by_horizon",
-                "acceptance",
-                "confidence_over_time",
-                "calibration",
-                "trellis",
-            ],
-            allow_missing=True,
-        ),
+        [figure(name, question) for name, question in FIGURES.items()],
+        svg=expand("results/{experiment}/plots/{figure}.svg", figure=FIGURES, allow_missing=True),
     log:
         "logs/plot/{experiment}.log",
     benchmark:

@@ -1,15 +1,16 @@
 """Summarize an experiment: statistics of each run and horizon.
 
-Input: the tables and results of all its runs; the plots and the explorer too, only so that who asks for the summary gets
-them. Output: `summary.csv`; for readers the main part of it, and what the runs were made with, as HTML; and
-`experiment.yaml`, from which all of it can be made again.
+Input: the tables, candidates and results of all its runs; the plots and the page too, which are not read, so that
+whoever asks for the summary gets all there is of an experiment. Output: `summary.csv`; for readers the main part of it,
+and what the runs were made with, as HTML; and `experiment.yaml`, from which all of it can be made again.
 """
 
 
 rule summarize:
     input:
-        tables=rules.plot.input.tables,
-        results=rules.explorer.input.results,
+        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
+        results=results_of,
         plots=rules.plot.output,
         explorer=rules.explorer.output.page,
     output:

@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
+import yaml
+
+from horizons.config import expand_runs, parse_experiment
 from horizons.logs import stage_log
+from horizons.recorded import require_recorded
 from horizons.report.pages import describe_runs, readable_summary, table_page
 from horizons.report.summary import summarize
 from horizons.store.tables import read_tables, write_table
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        table = read_tables(snakemake.input.tables)
         results_files = [Path(path) for path in snakemake.input.results]
+        source = f"config/{snakemake.wildcards.experiment}.yaml"
+        experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
+        require_recorded(results_files, expand_runs(experiment), source)
+        table = read_tables(snakemake.input.tables)
         summary = summarize(table, snakemake.params.points, results_files)
         write_table(summary, Path(snakemake.output.summary))
         Path(snakemake.output.experiment).write_text(snakemake.params.experiment, encoding="utf-8")
