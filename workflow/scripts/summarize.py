@@ -11,7 +11,8 @@ if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
         table = read_tables(snakemake.input.tables)
         results_files = [Path(path) for path in snakemake.input.results]
-        summary = summarize(table, snakemake.params.points, results_files)
+        candidates_files = [Path(path) for path in snakemake.input.candidates]
+        summary = summarize(table, snakemake.params.points, results_files, candidates_files)
         write_table(summary, Path(snakemake.output.summary))
         Path(snakemake.output.experiment).write_text(snakemake.params.experiment, encoding="utf-8")
         pages = {
