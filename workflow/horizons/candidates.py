@@ -23,8 +23,8 @@ def collect_candidates(results_file: Path, tokenizer: Any) -> dict[str, Any]:  #
 
     Gives `samples`, one object a sample with `token_ids` and `probabilities`, each a list of up to five an entry in
     entry order, and `choice_margins`, for each final prediction the difference of the two largest logits but the mask
-    token's, None where infinite; and `token_texts`, the text of each id that occurs in them, in a prompt or in an output. `tokenizer`
-    is that of the run's model. Raises UserError for files that can't be read.
+    token's, None where infinite; and `token_texts`, the text of each id that occurs in them, in a prompt or in an
+    output. `tokenizer` is that of the run's model. Raises UserError for files that can't be read.
     """
     triple = open_triple(results_file)
     outputs = triple.results["outputs"]

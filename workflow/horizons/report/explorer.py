@@ -45,7 +45,7 @@ def explorer_page(
         blocks.append(data_block(f"run-{run}", data))
     opening = mean_divergences(table).groupby("run", sort=False).max().reindex(list(labels)).argmax()
     runs = [
-        {"number": run, "label": visible(label), "opening": number == opening}
+        {"number": run, "label": visible(label), "opening": bool(number == opening)}
         for number, (run, label) in enumerate(labels.items())
     ]
     script = parts["script"].read_text(encoding="utf-8")
@@ -73,8 +73,8 @@ def encode_run(table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapp
     """What the page holds of one run: its tokens, each once, and for each sample its texts and entries.
 
     `shown` is how a token is shown where that is not its text, by its place in `tokens`; no two are shown alike, and no
-    two tasks or samples either. Entries after the end of the text are left out. Raises UserError where the entries of a table and of its candidates
-    differ in number.
+    two tasks or samples either. Entries after the end of the text are left out. Raises UserError where the entries of a
+    table and of its candidates differ in number.
     """
     texts = candidates["token_texts"]
     index_of: dict[int, int] = {}

@@ -13,9 +13,9 @@ from horizons.store.files import read_results, run_number
 from horizons.store.layout import NUMBERS
 
 # How far the margin of one and the same prediction is typically off, by the dtype the model computes in: the largest
-# difference between batches of 1 and of 16 for the prompts of the default experiment and its model, on a CPU (0.000013,
-# 0.020 and 0.156; its logits go up to 20), rounded up. No bound: on random canvases 0.000085 was measured in float32 and
-# 1.6 in bfloat16. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
+# difference between batches of 1 and of 16, for the default model and its prompts on a CPU (0.000013, 0.020 and 0.156;
+# its logits go up to 20), rounded up. No bound: on random canvases 0.000085 was measured in float32 and 1.6 in
+# bfloat16. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
 TYPICAL_NOISE = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
 
 RESAMPLES = 1000

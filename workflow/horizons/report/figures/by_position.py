@@ -22,7 +22,7 @@ FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing i
 
 
 def divergence_by_position(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
-    """Median KL by position, one line a horizon and one panel a swept value, band over samples; `labels` by point."""
+    """Median KL by position, one line a horizon and one panel a point of `labels`, band over samples."""
     ahead = table[table["horizon"] > 1]
     shown, columns, missing = panels_of(labels, 2)
     horizons = sorted(ahead["horizon"].unique())

@@ -22,7 +22,7 @@ FEWEST = 10  # predictions in a bin; the frequency of fewer says little
 
 
 def calibration(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
-    """How often predictions of a confidence were right, one line a horizon and one panel a swept value; `labels` by point."""
+    """How often predictions of a confidence were right, one line a horizon and one panel a point of `labels`."""
     ahead = table[table["horizon"] > 1]
     shown, columns, missing = panels_of(labels, 3)
     lines = horizon_lines(sorted(ahead["horizon"].unique()))

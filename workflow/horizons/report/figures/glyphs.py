@@ -20,8 +20,8 @@ NO_TEXT = ("Last Resort", "cmb", "cmex", "cmmi", "cmr", "cmss", "cmsy", "cmtt", 
 
 def use_fonts_for(texts: Iterable[str]) -> None:
     """Add to the style's font families those installed ones that have the characters it lacks, as far as there are."""
-    families = list(mpl.rcParams["font.family"])
-    lacking = {ord(character) for text in texts for character in text} - _glyphs(tuple(families), "normal")
+    families = list(_families())
+    lacking = {ord(character) for text in texts for character in text} - _glyphs(_families(), "normal")
     lacking = {code for code in lacking if spell(f"a{chr(code)}")[1] == chr(code)}
     while lacking:
         found = [(len(lacking & glyphs), name) for name, glyphs in _installed().items()]
@@ -35,18 +35,22 @@ def use_fonts_for(texts: Iterable[str]) -> None:
 
 def printable(text: str, weight: str = "normal", ends: bool = False) -> tuple[str, ...]:
     """The text, character by character, in what the figures' fonts can show; an escape stands for what they lack."""
-    glyphs = _glyphs(tuple(mpl.rcParams["font.family"]), weight)
+    glyphs = _glyphs(_families(), weight)
     return tuple(spell(text, lambda character: ord(character) in glyphs, ends))
 
 
 def width_of(text: str, size: float, weight: str = "normal") -> float:
     """The width in points of a text at a font size in points."""
-    return TextToPath().get_text_width_height_descent(text, _font(weight, size), ismath=False)[0]
+    return _width(text, size, weight, _families())
 
 
 def fit(shown: Sequence[str], width: float, size: float, weight: str = "normal") -> str:
     """As many of the characters as fit into `width` points at a font size, with an ellipsis where it is cut."""
-    return _fit(tuple(shown), width, size, weight, tuple(mpl.rcParams["font.family"]))
+    for cut in range(min(len(shown), MOST_CHARACTERS), -1, -1):
+        text = "".join(shown) if cut == len(shown) else f"{''.join(shown[:cut])}…"
+        if width_of(text, size, weight) <= width:
+            break
+    return text
 
 
 def fit_ends(shown: Sequence[str], width: float, size: float) -> str:
@@ -86,24 +90,22 @@ def _numbered(number: str, shown: Sequence[str], width: float, size: float) -> s
 
 def outline(text: str) -> Hashable:
     """What is drawn of a text: equal for texts that nobody can tell apart, from whatever characters."""
-    vertices, codes = TextToPath().get_text_path(_font("normal", 10), text, ismath=False)
+    vertices, codes = TextToPath().get_text_path(FontProperties(family=_families()), text, ismath=False)
     if not len(vertices):
         return ()
     vertices = np.asarray(vertices) - np.min(vertices, 0)
     return vertices.round(1).tobytes(), bytes(codes)
 
 
-def _font(weight: str, size: float) -> FontProperties:
-    return FontProperties(family=mpl.rcParams["font.family"], size=size, weight=weight)
+def _families() -> tuple[str, ...]:
+    """The font families of the style, and those that `use_fonts_for` has added."""
+    return tuple(mpl.rcParams["font.family"])
 
 
 @cache
-def _fit(shown: tuple[str, ...], width: float, size: float, weight: str, families: tuple[str, ...]) -> str:
-    for cut in range(min(len(shown), MOST_CHARACTERS), -1, -1):
-        text = "".join(shown) if cut == len(shown) else f"{''.join(shown[:cut])}…"
-        if width_of(text, size, weight) <= width:
-            break
-    return text
+def _width(text: str, size: float, weight: str, families: tuple[str, ...]) -> float:
+    font = FontProperties(family=families, size=size, weight=weight)
+    return TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]
 
 
 @cache
