@@ -60,7 +60,7 @@ def open_page(browser):
     """Opens a file offline; at the end nothing may have been logged, thrown or asked of a network."""
     complaints, contexts = [], []
 
-    def open_file(path, wait_for, **options):
+    def open_file(path, wait_for, at="", **options):
         context = browser.new_context(offline=True, **{"viewport": {"width": 1200, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
@@ -75,7 +75,7 @@ def open_page(browser):
                 request.url.split(":")[0] in ("file", "data", "blob") or complaints.append(f"asked for: {request.url}")
             ),
         )
-        page.goto(path.as_uri())
+        page.goto(f"{path.as_uri()}#{at}")
         page.wait_for_selector(wait_for)
         return page
 
@@ -117,9 +117,9 @@ def shown_samples(page):
 
 def test_a_click_shows_the_predictions_of_a_token(open_page, explorer):
     path, table = explorer
-    page = open_page(path, ".token")
+    page = open_page(path, ".token", at="sample=0")
     assert page.locator("#run").input_value() == "00000"
-    assert page.locator("#run option").inner_text() == "00000: 0.5"
+    assert page.locator("#run option").inner_text() == "00000: temperature 0.5"
     page.locator(".token").nth(4).click()
     assert page.locator("#detail-title").inner_text().startswith("Position 4:")
     entries = table.query("sample_idx == 0 and relative_position == 4").sort_values("timestep")
@@ -137,7 +137,7 @@ def test_a_click_shows_the_predictions_of_a_token(open_page, explorer):
 
 def test_the_keyboard_alone_reaches_everything(open_page, explorer):
     path, _ = explorer
-    page = open_page(path, ".token")
+    page = open_page(path, ".token", at="sample=0")
     reached = []
     for _ in range(10):
         page.keyboard.press("Tab")
@@ -159,7 +159,7 @@ def test_the_keyboard_alone_reaches_everything(open_page, explorer):
 
 def test_samples_are_filtered_and_sorted(open_page, explorer):
     path, table = explorer
-    page = open_page(path, ".token")
+    page = open_page(path, ".token", at="sample=0")
     page.select_option("#task", "copy")
     assert shown_samples(page) == [f"q{n}" for n in range(1, 12, 2)]
     page.select_option("#score", "right")
@@ -186,7 +186,7 @@ def test_samples_are_filtered_and_sorted(open_page, explorer):
 
 def test_colours_follow_the_number(open_page, explorer):
     path, table = explorer
-    page = open_page(path, ".token")
+    page = open_page(path, ".token", at="sample=0")
     page.select_option("#number", "js")
     page.select_option("#horizon", "4")
     shares = page.locator(".token").evaluate_all(
@@ -199,7 +199,7 @@ def test_colours_follow_the_number(open_page, explorer):
 
 def test_text_of_any_kind_is_shown_as_text(open_page, explorer):
     path, _ = explorer
-    page = open_page(path, ".token")
+    page = open_page(path, ".token", at="sample=0")
     assert page.locator(".token").nth(1).evaluate("token => token.textContent") == ATTACK
     assert page.locator("img, b:not(.prompt b)").count() == 0
     shown = page.locator(".token").evaluate_all("tokens => tokens.map(token => token.textContent)")
@@ -216,6 +216,57 @@ def test_the_address_keeps_what_is_shown(open_page, explorer):
     assert (page.locator("#number").input_value(), page.locator("#horizon").input_value()) == ("entropy", "4")
     page.evaluate("location.hash = '#run=99999&sample=-7&position=x&number=nonsense&horizon=3'")
     page.wait_for_function("document.querySelector('#text-title').textContent.startsWith('q0')")
+
+
+def most_to_see(table, run):
+    """The sample with the largest mean finite KL before the end of the text, by a plain loop."""
+    found = {}
+    for entry in table[table["run"] == run].itertuples():
+        if not entry.after_eos and np.isfinite(entry.kl):
+            found.setdefault(entry.sample_idx, []).append(entry.kl)
+    means = {sample_idx: sum(values) / len(values) for sample_idx, values in found.items()}
+    best = max(means, key=means.get)
+    return f"q{best}", means[best]
+
+
+def test_the_page_opens_on_the_sample_with_the_most_to_see_unless_a_link_names_one(open_page, tmp_path):
+    table = make_table(runs=2, samples=6, seed=3)
+    table.loc[(table["run"] == "00001") & (table["horizon"] > 1), "kl"] += 1
+    table.loc[(table["sample_idx"] == 0) & (table["horizon"] == 4), "kl"] = np.inf
+    table.loc[(table["sample_idx"] == 1) & (table["relative_position"] > 8), ["kl", "after_eos"]] = [99.0, True]
+    files = [write_run(tmp_path, table[table["run"] == run], list("abcde")) for run in ("00000", "00001")]
+    points = {"00000": {"dataset.task": "任"}, "00001": {"dataset.task": "务"}}
+    path = tmp_path / "explorer.html"
+    path.write_text(explorer_page("x", table, points, *zip(*files, strict=True), PARTS), encoding="utf-8")
+    page = open_page(path, ".token")
+    (first, less), (second, more) = (most_to_see(table, run) for run in points)
+    assert more > less
+    assert (page.locator("#run").input_value(), page.locator("#text-title").inner_text()) == ("00001", second)
+    assert page.locator("[role=option][aria-selected=true] .name").inner_text() == second
+    assert page.locator("#run option").all_inner_texts() == ["00000: 任", "00001: 务"]
+    page.select_option("#run", "00000")
+    assert page.locator("#text-title").inner_text() == first
+    page = open_page(path, ".token", at="run=00000&sample=0")
+    assert (page.locator("#run").input_value(), page.locator("#text-title").inner_text()) == ("00000", "q0")
+    page = open_page(path, ".token", at="run=00000")
+    assert page.locator("#text-title").inner_text() == first
+
+
+def test_texts_that_look_alike_are_told_apart_in_menu_list_and_text(open_page, tmp_path):
+    table = make_table(samples=3, max_tokens=6)
+    table["final_token_id"] = table["relative_position"]
+    outputs = [{"task": task, "question_id": f"q{task}"} for task in ("a", "a\u200b", "a ")]
+    results, candidates = write_run(tmp_path, table, ["x", " x", "é", "e\u0301", "\u200b", "\u202e"], outputs)
+    path = tmp_path / "explorer.html"
+    path.write_text(explorer_page("x", table, {"00000": {}}, [results], [candidates], PARTS), encoding="utf-8")
+    page = open_page(path, ".token", at="sample=0")
+    assert page.locator("#task option").all_inner_texts() == ["all", "a", "a␣", r"a\u200b"]
+    assert shown_samples(page) == ["qa", r"qa\u200b", "qa␣"]
+    shown = page.locator(".token").evaluate_all("tokens => tokens.map(token => token.textContent)")
+    assert shown == ["x", "␣x", "é #2", "e\u0301 #3", r"\u200b", r"\u202e"]
+    for task, name in ((r"a\u200b", r"qa\u200b"), ("a␣", "qa␣"), ("a", "qa")):
+        page.select_option("#task", label=task)
+        assert shown_samples(page) == [name]
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(open_page, explorer):

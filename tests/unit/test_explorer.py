@@ -84,6 +84,22 @@ def test_what_comes_after_the_end_is_left_out_and_counted(tmp_path):
         assert len(sample["candidates"]) == 5 * len(sample["position"])
 
 
+def test_it_opens_on_the_largest_mean_of_finite_divergences_before_the_end(tmp_path):
+    table = make_table(runs=2, samples=3)
+    table["kl"] = np.where(table["horizon"] > 1, 1.0, 0.0)
+    early = (table["relative_position"] < 6) & (table["horizon"] == 2)
+    table["after_eos"] = table["relative_position"] > 5
+    table.loc[table["after_eos"], "kl"] = 50.0
+    table.loc[(table["sample_idx"] == 0) & early, "kl"] = np.inf
+    table.loc[(table["sample_idx"] == 2) & early, "kl"] = 2.0
+    table.loc[(table["run"] == "00001") & (table["sample_idx"] == 1) & early, "kl"] = 3.0
+    files = [write_run(tmp_path, table[table["run"] == run], list("abcde")) for run in ("00000", "00001")]
+    page = explorer_page("x", table, {"00000": {}, "00001": {}}, *zip(*files, strict=True), PARTS)
+    found = Blocks(page).found
+    assert [run["opening"] for run in found["runs"]] == [False, True]
+    assert [found[f"run-{run}"]["opening"] for run in ("00000", "00001")] == [2, 1]
+
+
 def test_no_text_breaks_out_of_the_page(tmp_path):
     texts = [*BREAKING_OUT, *ODD_TEXTS]
     table = make_table(samples=1, max_tokens=len(texts))

@@ -1,5 +1,6 @@
 """The figures: what they draw, held to counts by hand and to summary.csv, and what they say when data are lacking."""
 
+import itertools
 import multiprocessing
 import warnings
 from pathlib import Path
@@ -7,13 +8,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 from horizons.config import parse_experiment
 from horizons.errors import UserError
 from horizons.prompts import require_samples
 from horizons.report.figures.by_horizon import acceptance, accepted_tokens, divergence_by_horizon
-from horizons.report.figures.by_position import spread_by_position
-from horizons.report.figures.calibration import calibration_bins, with_gaps
+from horizons.report.figures.by_position import divergence_by_position, spread_by_position
+from horizons.report.figures.calibration import calibration, calibration_bins, with_gaps
 from horizons.report.figures.frame import NAMED, swept_lines
 from horizons.report.figures.glyphs import fit, printable
 from horizons.report.figures.intervals import number_samples
@@ -38,7 +44,7 @@ def draw_all(folder, table, points, texts=("a", "b", "c", "d", "e"), samples=("q
     return {path.stem: path for path in (folder / "plots").glob("*.png")}
 
 
-def prepared(table, point="all prompts"):
+def prepared(table, point="00000"):
     return number_samples(table.assign(point=point))
 
 
@@ -95,11 +101,11 @@ def test_a_sweep_of_twenty_values_fits(tmp_path, values):
 
 
 def test_the_legend_names_few_of_many_lines_and_says_so():
-    lines = swept_lines([str(n) for n in range(20)], "temperature")
+    lines = swept_lines({str(n): str(n) for n in range(20)}, "temperature")
     assert (len(lines.colors), len(lines.named)) == (20, NAMED)
     assert (lines.named[0], lines.named[-1]) == ("0", "19")
     assert "6 of 20" in lines.unnamed[0]
-    assert swept_lines(["a", "b"], None).unnamed == []
+    assert swept_lines({"0": "a", "1": "b"}, None).unnamed == []
 
 
 def test_any_token_text_is_drawn_without_a_warning(tmp_path):
@@ -110,15 +116,8 @@ def test_any_token_text_is_drawn_without_a_warning(tmp_path):
 
 
 def test_printable_shows_what_could_not_be_seen():
-    assert [printable(text) for text in ("\n", "\t", "  ", " a", "🙂", "\u202eab")] == [
-        "↵",
-        "⇥",
-        "␣␣",
-        " a",
-        "□",
-        "□ab",
-    ]
-    assert printable("<b>$x$</b>") == "<b>$x$</b>"
+    shown = {"\n": "↵", "\t": "⇥", "  ": "␣␣", " a": " a", "\u202eab": "\\u202eab", "<b>$x$</b>": "<b>$x$</b>"}
+    assert {text: "".join(printable(text)) for text in shown} == shown
 
 
 def test_fit_cuts_by_width_not_by_letters():
@@ -132,12 +131,193 @@ def test_lines_are_the_means_of_the_summary(tmp_path):
     made_with = {"config": {"generation": {"temperature": 0.0, "cfg_scale": 0.0}}}
     made_with |= {"environment": {"model": {"dtype": "float32"}}}
     write_results(results, {"metrics": {"score": None}, **made_with})
-    expected = summarize(table, {"00000": {}}, [results])
-    figure = divergence_by_horizon(prepared(table), swept_lines(["all prompts"], None))
+    candidates = tmp_path / "00000.candidates.json.gz"
+    samples = [{"choice_margins": [1.0] * 12} for _ in range(15)]
+    write_results(candidates, {"run": "00000", "samples": samples})
+    expected = summarize(table, {"00000": {}}, [results], [candidates])
+    figure = divergence_by_horizon(prepared(table), swept_lines({"00000": "all prompts"}, None))
     for panel, number in zip(figure.axes, ["kl", "js"], strict=True):
         np.testing.assert_allclose(panel.lines[0].get_ydata(), expected[f"{number}_mean"])
         bars = [[low, high] for (_, low), (_, high) in panel.collections[0].get_segments()]
         np.testing.assert_allclose(bars, expected[[f"{number}_mean_low", f"{number}_mean_high"]])
+
+
+TASKS = [
+    "任",
+    "务",
+    "\\u4efb",
+    "a b",
+    "a  b",
+    "a b ",
+    "a\u200bb",
+    "\u202eab",
+    "é",
+    "e\u0301",
+    "a",
+    "а",
+    "$x$",
+    "_x",
+    "x",
+]
+TASKS += ["", "∅", "\x00", "\n", "\r", "↵", "long " * 9 + "1", "long " * 9 + "2", "w" * 99 + "1" + "w" * 99, "w" * 199]
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that `draw` makes, by name, instead of their files."""
+    made = {}
+
+    def keep(figure, stem):
+        FigureCanvasAgg(figure)
+        figure.draw_without_rendering()
+        made[stem.name] = figure
+
+    monkeypatch.setattr("horizons.report.plots.save", keep)
+    yield made
+    plt.close("all")
+
+
+def titles(figure):
+    return [panel.get_title(loc="left") for panel in figure.axes if panel.get_title(loc="left")]
+
+
+@pytest.mark.parametrize("first", range(0, len(TASKS), 5))
+def test_points_of_different_names_are_never_pooled_nor_called_alike(tmp_path, figures, first):
+    """What is drawn of each name in the legend and above the panels differs, as pixels, from all others."""
+    names = [*TASKS[first : first + 5], "任", "务"]
+    names = list(dict.fromkeys(names))
+    points = {f"{n:05d}": {"dataset.task": name} for n, name in enumerate(names)}
+    draw_all(tmp_path, make_table(runs=len(names), samples=2), points)
+    legend = [text.get_text() for text in figures["acceptance"].legends[0].get_texts()]
+    panels = titles(figures["divergence_by_position"])
+    lines = [line for line in figures["divergence_by_horizon"].axes[0].lines if len(line.get_xdata()) == 4]
+    assert [len(each) for each in (legend, panels, lines)] == [len(names)] * 3
+    for labels in (legend, panels, titles(figures["calibration"])):
+        assert len({picture_of(label) for label in labels}) == len(names), labels
+        assert not any("□" in label for label in labels)
+
+
+def picture_of(label):
+    """The ink of a text, cut to its edges."""
+    figure = Figure(figsize=(9, 0.5), dpi=200)
+    canvas = FigureCanvasAgg(figure)
+    figure.text(0.01, 0.5, label, fontsize=6, parse_math=False)
+    canvas.draw()
+    ink = np.asarray(canvas.buffer_rgba())[:, :, 0] < 128
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].tobytes() if len(rows) else b""
+
+
+def test_shards_of_one_point_are_one_line(tmp_path, figures):
+    points = {f"{n:05d}": {"generation.temperature": n // 2 / 2} for n in range(4)}
+    draw_all(tmp_path, make_table(runs=4, samples=3), points)
+    assert [text.get_text() for text in figures["acceptance"].legends[0].get_texts()] == ["0.0", "0.5"]
+    assert titles(figures["calibration"]) == ["temperature 0.0", "temperature 0.5"]
+    assert "6 samples for each value swept" in texts_of(figures["acceptance"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 9, 30])
+@pytest.mark.parametrize("name", ["temperature {}", "WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW{}"])
+def test_no_text_of_a_figure_covers_another_or_leaves_it(count, name):
+    table = make_table(runs=count, samples=1, max_tokens=6, horizons=(1, 2, 4))
+    table = number_samples(table.assign(point=table["run"]))
+    labels = {f"{n:05d}": name.format(n) for n in range(count)}
+    with plt.style.context(STYLE):
+        lines = swept_lines(labels, "task")
+        figures = [divergence_by_position(table, labels), calibration(table, labels), acceptance(table, lines)]
+        for figure in figures:
+            FigureCanvasAgg(figure).draw()
+            boxes = drawn_texts(figure)
+            assert max(box.height for text, box in boxes if len(text) > 25 and box.height > box.width) > 100
+            for text, box in boxes:
+                assert min(box.x0, box.y0) > -1, text
+                assert box.x1 < figure.bbox.width + 1, text
+                assert box.y1 < figure.bbox.height + 1, text
+            for (one, a), (other, b) in itertools.combinations(boxes, 2):
+                across, down = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+                assert min(across, down) < 1, (one, other)
+            plt.close(figure)
+
+
+def drawn_texts(figure):
+    """The texts that a figure shows, with their boxes in pixels; those of ticks beyond the axes are not shown."""
+    hidden = set()
+    for panel in figure.axes:
+        for axis, (low, high) in ((panel.xaxis, sorted(panel.get_xlim())), (panel.yaxis, sorted(panel.get_ylim()))):
+            ticks = axis.get_major_ticks() + axis.get_minor_ticks()
+            hidden |= {
+                label for tick in ticks if not low <= tick.get_loc() <= high for label in (tick.label1, tick.label2)
+            }
+        if not panel.axison:
+            hidden |= {*panel.get_xticklabels(), *panel.get_yticklabels(), panel.xaxis.label, panel.yaxis.label}
+    shown = [text for text in figure.findobj(plt.Text) if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), text.get_window_extent()) for text in shown if text not in hidden]
+
+
+def test_different_tokens_are_never_shown_alike_in_a_trellis(tmp_path, figures):
+    texts = [
+        "任",
+        "务",
+        " a",
+        "a",
+        "international",
+        "internationally",
+        "\u200b",
+        "\u200c",
+        "#4",
+        "é",
+        "e\u0301",
+        "",
+        "∅",
+    ]
+    table = make_table(max_tokens=len(texts), samples=1)
+    table["final_token_id"] = table["relative_position"]
+    table["top1_token_id"] = table["relative_position"]
+    draw_all(tmp_path, table, {"00000": {}}, texts)
+    cells = [text.get_text() for panel in figures["trellis"].axes for text in panel.texts]
+    assert len({picture_of(cell) for cell in cells}) == len(texts), cells
+
+
+def test_two_samples_whose_names_are_cut_alike_are_told_apart(tmp_path, figures):
+    names = ["q" * 99 + "1" + "q" * 99, "q" * 199]
+    table = make_table(samples=2)
+    table["question_id"] = table["sample_idx"].map(names.__getitem__)
+    draw_all(tmp_path, table, {"00000": {}}, samples=names)
+    assert [title[:19] for title in titles(figures["trellis"])] == ["run 00000, sample 0", "run 00000, sample 1"]
+
+
+def test_a_font_that_has_the_script_is_used(tmp_path, figures, monkeypatch):
+    """A made-up font of two characters, drawn as boxes."""
+    path = tmp_path / "boxes.ttf"
+    write_font(path, "Boxes", "任务")
+    monkeypatch.setattr(fontManager, "ttflist", [*fontManager.ttflist])
+    fontManager.addfont(path)
+    points = {"00000": {"dataset.task": "任"}, "00001": {"dataset.task": "务"}}
+    draw_all(tmp_path, make_table(runs=2), points)
+    assert [text.get_text() for text in figures["acceptance"].legends[0].get_texts()] == ["任", "务"]
+    assert figures["acceptance"].legends[0].get_texts()[0].get_fontfamily() == ["DejaVu Sans", "Boxes"]
+
+
+def write_font(path, family, characters):
+    names = [".notdef", *(f"box{n}" for n in range(len(characters)))]
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(character): name for character, name in zip(characters, names[1:], strict=True)})
+    glyphs = {}
+    for number, name in enumerate(names):
+        pen = TTGlyphPen(None)
+        pen.moveTo((0, 0))
+        for point in [(0, 700), (400 + 100 * number, 700), (400 + 100 * number, 0)]:
+            pen.lineTo(point)
+        pen.closePath()
+        glyphs[name] = pen.glyph()
+    builder.setupGlyf(glyphs)
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=800)
+    builder.setupPost()
+    builder.save(path)
 
 
 def test_acceptance_counts_all_of_the_next_tokens():
@@ -152,14 +332,14 @@ def test_acceptance_counts_all_of_the_next_tokens():
 
 
 def test_acceptance_says_where_it_is_an_upper_bound():
-    lines = swept_lines(["all prompts"], None)
+    lines = swept_lines({"00000": "all prompts"}, None)
     assert "Upper bound at 4, 8 tokens" in texts_of(acceptance(prepared(make_table()), lines))
     exact = prepared(make_table(horizons=range(1, 9)))
     assert "Upper bound" not in texts_of(acceptance(exact, lines))
 
 
 def test_few_samples_and_infinite_values_are_said():
-    lines = swept_lines(["all prompts"], None)
+    lines = swept_lines({"00000": "all prompts"}, None)
     table = make_table(samples=3)
     table.loc[table.index[1], "kl"] = np.inf
     text = texts_of(divergence_by_horizon(prepared(table), lines))

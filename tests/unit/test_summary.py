@@ -34,6 +34,18 @@ def table_of(runs=("00000", "00001"), samples=4, positions=6):
 
 
 @pytest.fixture
+def candidates_files(tmp_path):
+    """Choices of margin 1 but for one near tie before the end and one after it, in the first run."""
+    paths = [tmp_path / "00000.candidates.json.gz", tmp_path / "00001.candidates.json.gz"]
+    for path in paths:
+        samples = [{"choice_margins": [1.0] * 6} for _ in range(4)]
+        if path == paths[0]:
+            samples[2]["choice_margins"][4:] = [1e-6, 1e-6]
+        write_results(path, {"run": path.name[:5], "samples": samples})
+    return paths
+
+
+@pytest.fixture
 def results_files(tmp_path):
     paths = [tmp_path / "00000.json.gz", tmp_path / "00001.json.gz"]
     for path, score in zip(paths, (0.5, None), strict=True):
@@ -43,11 +55,11 @@ def results_files(tmp_path):
     return paths
 
 
-def test_each_run_and_horizon_has_the_statistics_of_its_entries(results_files):
+def test_each_run_and_horizon_has_the_statistics_of_its_entries(results_files, candidates_files):
     table = table_of()
     table.loc[table["relative_position"] == 5, "after_eos"] = True
     points = {"00000": {"seed": 1}, "00001": {"seed": 2}}
-    summary = summarize(table, points, results_files)
+    summary = summarize(table, points, results_files, candidates_files)
     assert summary[["run", "seed", "horizon"]].to_numpy().tolist() == [
         ["00000", 1, 1],
         ["00000", 1, 2],
@@ -57,8 +69,7 @@ def test_each_run_and_horizon_has_the_statistics_of_its_entries(results_files):
     assert summary["n"].tolist() == [20, 16, 20, 16]
     assert summary["after_eos"].tolist() == [4, 4, 4, 4]
     assert summary["score"].tolist()[:2] == [0.5, 0.5]
-    # Margins are between 0 and 1 here, never within the noise of float32.
-    assert summary["near_ties"].tolist() == [0, 0, 0, 0]
+    assert summary["near_ties"].tolist() == [1, 1, 0, 0]
     assert summary["score"].isna().tolist() == [False, False, True, True]
     kept = table[(table["run"] == "00001") & (table["horizon"] == 2) & ~table["after_eos"]]["js"]
     last = summary.iloc[3]

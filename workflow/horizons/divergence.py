@@ -1,5 +1,6 @@
 """From the triple of a run to its table and its candidates: every prediction against the final one of its position."""
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,6 +63,7 @@ def measure_samples(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSam
     # beyond; without this block, of the largest size it minds, the tensors of each step are paid for page by page.
     torch.empty(31 * 2**20, dtype=torch.uint8)
     keep = keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype)
+    mask = triple.saved.get("mask_token_id")
     if not triple.num_samples:
         raise UserError(f"{triple.results_file}: has no samples")
     for sample_idx in tqdm(range(triple.num_samples), "divergence", unit="sample", file=sys.stderr, disable=None):
@@ -70,7 +72,7 @@ def measure_samples(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSam
         positions = metadata["relative_position"].to_numpy()
         committed = np.asarray(triple.committed(sample_idx))
         entries = Entries(metadata["horizon"].to_numpy(), positions, committed[positions])
-        yield MeasuredSample(sample_idx, metadata, entries, keep.measure(triple.kept_of(rows), entries, device))
+        yield MeasuredSample(sample_idx, metadata, entries, keep.measure(triple.kept_of(rows), entries, mask, device))
 
 
 def require_device(device: str) -> None:
@@ -106,14 +108,23 @@ def candidates_of(triple: Triple, samples: Iterable[MeasuredSample], tokenizer: 
     """The five most probable tokens of each entry of a run, most probable first.
 
     Gives `samples`, one object a sample with `token_ids` and `probabilities`, each a list of up to five an entry in
-    entry order; and `token_texts`, the text of each id that occurs in them, in a prompt or in an output. `tokenizer`
-    is that of the run's model.
+    entry order, and `choice_margins`, for each final prediction the difference of the two largest logits but the mask
+    token's, None where infinite; and `token_texts`, the text of each id that occurs in them, in a prompt or in an
+    output. `tokenizer` is that of the run's model.
     """
     found, occurring = [], set()
     for sample in samples:
         token_ids = sample.measured.token_ids.tolist()
         probabilities = [[round(value, 6) for value in row] for row in sample.measured.probabilities.tolist()]
-        found.append({"sample_idx": sample.sample_idx, "token_ids": token_ids, "probabilities": probabilities})
+        margins = sample.measured.choice_margins[sample.entries.horizons == 1].tolist()
+        found.append(
+            {
+                "sample_idx": sample.sample_idx,
+                "token_ids": token_ids,
+                "probabilities": probabilities,
+                "choice_margins": [float(f"{margin:.9g}") if math.isfinite(margin) else None for margin in margins],
+            }
+        )
         output = triple.results["outputs"][sample.sample_idx]
         occurring.update(*token_ids, output["prompt_ids"], output["output_ids"])
     return {

@@ -2,6 +2,7 @@
 
 import codecs
 import difflib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from horizons.config import Dataset, Experiment, describe_point, expand_runs

@@ -18,7 +18,8 @@ if __name__ == "__main__":
         experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
         require_recorded(results_files, expand_runs(experiment), source)
         table = read_tables(snakemake.input.tables)
-        summary = summarize(table, snakemake.params.points, results_files)
+        candidates_files = [Path(path) for path in snakemake.input.candidates]
+        summary = summarize(table, snakemake.params.points, results_files, candidates_files)
         write_table(summary, Path(snakemake.output.summary))
         Path(snakemake.output.experiment).write_text(snakemake.params.experiment, encoding="utf-8")
         pages = {

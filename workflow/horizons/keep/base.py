@@ -22,11 +22,15 @@ class Entries(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What is known of entries: numbers by name (num_entries,), and their most probable tokens (num_entries, 5)."""
+    """What is known of entries: numbers by name (num_entries,), and their most probable tokens (num_entries, 5).
+
+    `choice_margins` (num_entries,) are the differences of the two largest logits, the mask token's left out.
+    """
 
     numbers: dict[str, np.ndarray]  # those of `columns.NUMBERS`, in float64
     token_ids: np.ndarray
     probabilities: np.ndarray
+    choice_margins: np.ndarray
 
 
 class Keep(Protocol):
@@ -50,7 +54,9 @@ class Keep(Protocol):
         """The fields (n, ...) by name of n commits, from their logits (n, vocab_size) by horizon and tokens (n,)."""
         ...
 
-    def measure(self, fields: dict[str, torch.Tensor], entries: Entries, device: str = "cpu") -> Measured:
+    def measure(
+        self, fields: dict[str, torch.Tensor], entries: Entries, mask_token_id: int | None, device: str = "cpu"
+    ) -> Measured:
         """The numbers of one sample's entries from its rows of the fields (num_entries, ...).
 
         Raises UserError for a position without a final prediction.

@@ -41,11 +41,16 @@ class Full:
         dtype = getattr(torch, self.dtype)
         return {horizon: {"logits": logits.to(dtype)} for horizon, logits in predictions.items()}
 
-    def measure(self, fields: dict[str, torch.Tensor], entries: Entries, device: str = "cpu") -> Measured:
+    def measure(
+        self, fields: dict[str, torch.Tensor], entries: Entries, mask_token_id: int | None, device: str = "cpu"
+    ) -> Measured:
         """Compare whole logits, position by position in blocks, so that memory does not grow with the sample."""
+        from horizons.measure.choice import choice_margin
         from horizons.measure.sample import measure_sample
 
-        return Measured(*measure_sample(fields["logits"], *entries, CANDIDATES, device))
+        numbers, ids, probabilities, largest = measure_sample(fields["logits"], *entries, CANDIDATES, device)
+        margins = choice_margin(largest, ids, mask_token_id)
+        return Measured(numbers, ids.numpy(), probabilities.numpy(), margins.numpy())
 
     def problems(self, *_: object) -> Iterator[tuple[int, str]]:
         """None here: validation looks at whole logits while it reads them."""

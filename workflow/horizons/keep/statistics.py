@@ -74,10 +74,16 @@ class Statistics:
             for horizon, parts in blocks.items()
         }
 
-    def measure(self, fields: dict[str, torch.Tensor], _entries: Entries, _device: str = "cpu") -> Measured:
+    def measure(
+        self, fields: dict[str, torch.Tensor], _entries: Entries, mask_token_id: int | None, _device: str = "cpu"
+    ) -> Measured:
         """What was measured."""
+        from horizons.measure.choice import choice_margin_of_probabilities
+
         numbers = {name: fields[name].double().numpy() for name in NUMBERS}
-        return Measured(numbers, fields["token_ids"].numpy(), fields["probabilities"].numpy())
+        ids, probabilities = fields["token_ids"], fields["probabilities"]
+        margins = choice_margin_of_probabilities(fields["margin"], probabilities, ids, mask_token_id)
+        return Measured(numbers, ids.numpy(), probabilities.numpy(), margins.numpy())
 
     def problems(
         self, fields: dict[str, np.ndarray], entries: Entries, mask_token_id: int, greedy: bool

@@ -60,11 +60,14 @@ class TopLogits:
             kept[horizon] = fields | {"token_ids": fields["token_ids"].int()}
         return kept
 
-    def measure(self, fields: dict[str, torch.Tensor], entries: Entries, _device: str = "cpu") -> Measured:
+    def measure(
+        self, fields: dict[str, torch.Tensor], entries: Entries, mask_token_id: int | None, _device: str = "cpu"
+    ) -> Measured:
         """Compare what is known of the predictions: some numbers are lower bounds."""
         import torch
 
         from horizons.measure.bounds import TopK, compare_top_k, describe_top_k
+        from horizons.measure.choice import choice_margin
         from horizons.measure.sample import final_rows
 
         predictions = TopK(**fields)
@@ -76,6 +79,7 @@ class TopLogits:
             {name: values.numpy() for name, values in numbers.items()},
             predictions.token_ids[:, :CANDIDATES].numpy(),
             probabilities.numpy(),
+            choice_margin(predictions.logits, predictions.token_ids, mask_token_id).numpy(),
         )
 
     def problems(

@@ -19,20 +19,21 @@ def measure_sample(
     token_ids: np.ndarray,
     num_candidates: int,
     device: str = "cpu",
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], torch.Tensor, torch.Tensor, torch.Tensor]:
     """The numbers of one sample's entries, and their most probable tokens.
 
     `logits` (num_entries, vocab_size); `horizons`, `positions` and `token_ids` (num_entries,) say what each row
-    predicts and what was committed there. Gives a column (num_entries,) for each of NUMBERS, and the ids and
-    probabilities (num_entries, num_candidates) of the most probable tokens, most probable first. Positions go in
-    blocks, so that the final predictions of a block are prepared once for all horizons and memory does not grow with
+    predicts and what was committed there. Gives a column (num_entries,) for each of NUMBERS, and ids, probabilities
+    and logits (num_entries, num_candidates) of the most probable tokens, most probable first. Positions go in blocks,
+    so that the final predictions of a block are prepared once for all horizons and memory does not grow with
     the sample. Raises UserError for a position without a final prediction.
     """
     rows = _rows_by_horizon(horizons, positions)
     rows[1] = final_rows(horizons, positions)
     shown = min(num_candidates, logits.shape[1])
     columns = {name: np.zeros(len(logits)) for name in NUMBERS}
-    ids, probabilities = np.zeros((len(logits), shown), np.int64), np.zeros((len(logits), shown), np.float32)
+    ids = torch.zeros(len(logits), shown, dtype=torch.int64)
+    probabilities, largest = torch.zeros(len(logits), shown), torch.zeros(len(logits), shown)
     block_length = max(1, BLOCK_SIZE[torch.device(device).type] // logits.shape[1])
     for start in range(0, len(rows[1]), block_length):
         block = slice(start, start + block_length)
@@ -49,9 +50,10 @@ def measure_sample(
             tokens = torch.from_numpy(token_ids[entries]).to(device)
             for name, values in numbers_of(predictions, matching, tokens, horizon).items():
                 columns[name][entries] = values.cpu().numpy()
-            ids[entries] = predictions.top_ids[:, :shown].cpu().numpy()
-            probabilities[entries] = top_probabilities(predictions, shown).cpu().numpy()
-    return columns, ids, probabilities
+            ids[entries] = predictions.top_ids[:, :shown].cpu()
+            probabilities[entries] = top_probabilities(predictions, shown).cpu()
+            largest[entries] = predictions.top_logits[:, :shown].cpu()
+    return columns, ids, probabilities, largest
 
 
 def numbers_of(

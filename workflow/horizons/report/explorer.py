@@ -14,7 +14,7 @@ import pandas as pd
 
 from horizons.columns import BOUNDED
 from horizons.errors import UserError
-from horizons.report.labels import label_points
+from horizons.report.labels import label_points, label_texts, visible
 from horizons.store.files import read_results, run_number
 from horizons.store.tables import column_of
 
@@ -34,7 +34,8 @@ def explorer_page(
     """The HTML of an experiment's explorer, which needs nothing but itself.
 
     `table` holds the divergence tables of its runs, `points` the swept values of each run by its number; `parts` are
-    the files the page is made of: page, style, script. Raises UserError where files of a run do not belong together.
+    the files the page is made of: page, style, script. It opens on the run and sample with the most to see, see
+    `mean_divergences`. Raises UserError where files of a run do not belong together.
     """
     labels = label_points(points)
     tables = dict(iter(table.groupby("run", sort=False)))
@@ -43,7 +44,11 @@ def explorer_page(
         run = run_number(results_file)
         data = encode_run(tables[run], read_results(results_file), read_results(candidates_file))
         blocks.append(data_block(f"run-{run}", data))
-    runs = [{"number": run, "label": label} for run, label in labels.items()]
+    opening = mean_divergences(table).groupby("run", sort=False).max().reindex(list(labels)).argmax()
+    runs = [
+        {"number": run, "label": visible(label), "opening": bool(number == opening)}
+        for number, (run, label) in enumerate(labels.items())
+    ]
     script = parts["script"].read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     replacements = {
@@ -57,11 +62,20 @@ def explorer_page(
     return _replace(parts["page"].read_text(encoding="utf-8"), replacements)
 
 
+def mean_divergences(table: pd.DataFrame) -> pd.Series:
+    """How much there is to see of each sample, by run and sample_idx: the mean KL of its entries up to the end of the
+    text, infinite ones left out; 0 where there are no others.
+    """
+    kl = table[column_of(table, "kl")].where(~table["after_eos"]).replace(np.inf, np.nan)
+    return kl.groupby([table["run"], table["sample_idx"]]).mean().fillna(0.0)
+
+
 def encode_run(table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapping[str, Any]) -> dict[str, Any]:
     """What the page holds of one run: its tokens, each once, and for each sample its texts and entries.
 
-    Entries after the end of the text are left out. Raises UserError where the entries of a table and of its candidates
-    differ in number.
+    `shown` is how a token is shown where that is not its text, by its place in `tokens`; no two are shown alike, and no
+    two tasks or samples either. Entries after the end of the text are left out. Raises UserError where the entries of a
+    table and of its candidates differ in number.
     """
     texts = candidates["token_texts"]
     index_of: dict[int, int] = {}
@@ -80,13 +94,23 @@ def encode_run(table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapp
             )
         samples.append(_encode_sample(rows, output, chosen, index))
     bounded = [number for number in BOUNDED if number not in table]
+    tokens = {token_id: texts[str(token_id)] for token_id in index_of}
+    shown = label_texts(tokens)
+    tasks = sorted({sample["task"] for sample in samples} - {None})
+    names = label_texts({number: sample["id"] for number, sample in enumerate(samples)})
     return {
         "bounded": bounded,
         "horizons": sorted(table["horizon"].unique().tolist()),
         "candidates": len(candidates["samples"][0]["token_ids"][0]),
         "probability_scale": PROBABILITY_SCALE,
-        "tokens": [texts[str(token_id)] for token_id in index_of],
-        "samples": samples,
+        "tokens": list(tokens.values()),
+        "shown": {index_of[token_id]: text for token_id, text in shown.items() if text != tokens[token_id]},
+        "tasks": list(label_texts(dict(enumerate(tasks))).values()),
+        "opening": int(mean_divergences(table).argmax()),
+        "samples": [
+            sample | {"name": names[number], "task": None if sample["task"] is None else tasks.index(sample["task"])}
+            for number, sample in enumerate(samples)
+        ],
         "about": {key: results[key] for key in ABOUT},
     }
 

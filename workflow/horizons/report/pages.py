@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from horizons.columns import LOWER_BOUND
+from horizons.report.labels import value_texts, visible
 from horizons.store.files import read_results, run_number
 
 SECTIONS = ["config", "environment", "metrics"]
@@ -32,8 +33,11 @@ th { position: sticky; top: 0; background: Canvas; }
 
 def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
     """The main columns of `summary.csv`, with means and their intervals as text: `1.23 [1.20, 1.26]`."""
-    names = [*summary.columns[: list(summary.columns).index("horizon") + 1], "num_samples", "n", "score"]
-    table = summary[names].copy()
+    horizon = list(summary.columns).index("horizon")
+    table = summary[[*summary.columns[: horizon + 1], "num_samples", "n", "score"]].copy()
+    for swept in summary.columns[1:horizon]:
+        values = summary[swept].astype(object).where(summary[swept].notna(), None)
+        table[swept] = [visible(text) for text in value_texts(values.tolist())]
     for number, title in SHOWN.items():
         bounded = f"{number}_mean" not in summary
         number += LOWER_BOUND if bounded else ""
@@ -54,7 +58,7 @@ def describe_runs(results_files: Iterable[Path]) -> pd.DataFrame:
     A key, dotted as in a sweep, has one row for each of its values; `runs` says which runs have it, `all` or their
     numbers. Raises UserError for a file that can't be read.
     """
-    runs_with: dict[str, dict[str, list[str]]] = {}  # by key, then by value
+    runs_with: dict[str, dict[str, list[str]]] = {}  # by key, then by value as JSON
     numbers = []
     for path in results_files:
         numbers.append(run_number(path))
@@ -62,19 +66,20 @@ def describe_runs(results_files: Iterable[Path]) -> pd.DataFrame:
         for key, value in _flatten({section: results[section] for section in SECTIONS}):
             runs_with.setdefault(key, {}).setdefault(value, []).append(numbers[-1])
     rows = [
-        (key, value, "all" if runs == numbers else " ".join(runs))
+        (key, visible(value), "all" if runs == numbers else " ".join(runs))
         for key, values in runs_with.items()
-        for value, runs in values.items()
+        for value, runs in zip(value_texts([json.loads(value) for value in values]), values.values(), strict=True)
     ]
     return pd.DataFrame(rows, columns=["key", "value", "runs"])
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and their values as JSON, so that text is never taken for a number."""
     for key, value in content.items():
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
 
 
 def table_page(title: str, table: pd.DataFrame) -> str:

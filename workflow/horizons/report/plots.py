@@ -20,10 +20,10 @@ from horizons.report.figures.by_horizon import (
 from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration
 from horizons.report.figures.frame import save, swept_lines
-from horizons.report.figures.glyphs import printable
+from horizons.report.figures.glyphs import use_fonts_for
 from horizons.report.figures.intervals import number_samples
 from horizons.report.figures.trellis import choose_samples, trellis
-from horizons.report.labels import label_points, sweep_title
+from horizons.report.labels import group_points, label_points, legend_of
 from horizons.store.files import read_results
 
 
@@ -42,18 +42,22 @@ def draw(
     Positions after the end of the text are left out, and so is infinity, which no axis holds; the figures say how much.
     """
     with plt.style.context(style):
-        labels = {run: printable(label) for run, label in label_points(points).items()}
-        table = number_samples(table.assign(point=table["run"].map(labels)))
-        order = list(dict.fromkeys(labels[run] for run in points))
-        lines = swept_lines(order, sweep_title(points))
+        point_of, labels = group_points(points), label_points(points)
+        drawn = choose_samples(table, samples, token_texts(candidates_files), labels)
+        use_fonts_for([*labels.values(), *(text for sample in drawn for text in sample.texts)])
+        order = list(dict.fromkeys(point_of.values()))
+        title, values = legend_of(points)
+        lines = swept_lines({point: values[point] for point in order}, title)
+        panels = {point: labels[point] for point in order}
+        table = number_samples(table.assign(point=table["run"].map(point_of)))
         text = table[~table["after_eos"]]
         save(divergence_by_horizon(text, lines), folder / "divergence_by_horizon")
-        save(divergence_by_position(text, order), folder / "divergence_by_position")
+        save(divergence_by_position(text, panels), folder / "divergence_by_position")
         save(agreement_by_horizon(text, lines), folder / "agreement_by_horizon")
         save(acceptance(text, lines), folder / "acceptance")
         save(confidence_over_time(text, lines), folder / "confidence_over_time")
-        save(calibration(text, order), folder / "calibration")
-        save(trellis(choose_samples(table, samples, token_texts(candidates_files))), folder / "trellis")
+        save(calibration(text, panels), folder / "calibration")
+        save(trellis(drawn), folder / "trellis")
 
 
 def token_texts(candidates_files: Iterable[Path]) -> dict[str, dict[int, str]]:

@@ -8,29 +8,37 @@ import numpy as np
 import pandas as pd
 
 from horizons.columns import NUMBERS
+from horizons.errors import UserError
 from horizons.store.files import read_results, run_number
 from horizons.store.tables import column_of
 
-# How far the margin of one and the same prediction may be off, by the dtype the model computes in: the largest
-# difference between batches of 1 and of 16, for the default model on a CPU (0.000013, 0.020 and 0.156; its logits go up
-# to 20), rounded up. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
-NOISE_FLOOR = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
+# How far the margin of one and the same prediction is typically off, by the dtype the model computes in: the largest
+# difference between batches of 1 and of 16, for the default model and its prompts on a CPU (0.000013, 0.020 and 0.156;
+# its logits go up to 20), rounded up. No bound: on random canvases 0.000085 was measured in float32 and 1.6 in
+# bfloat16. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
+TYPICAL_NOISE = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
 
 RESAMPLES = 1000
 RESAMPLING_SEED = 0
 
 
-def summarize(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], results_files: list[Path]) -> pd.DataFrame:
+def summarize(
+    table: pd.DataFrame,
+    points: Mapping[str, Mapping[str, Any]],
+    results_files: list[Path],
+    candidates_files: list[Path],
+) -> pd.DataFrame:
     """One row for each run and horizon.
 
     `table` holds the divergence tables of all runs, `points` the swept values of each run by its number. Columns: run,
     the swept keys, horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left
     out), score (mean task score of the run, empty without labels), near_ties (of the run, see `count_near_ties`), then
     for each number `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_mean_low` and `_mean_high` (95 % interval
-    of the mean) and `_infinite` (how many are).
+    of the mean) and `_infinite` (how many are). Raises UserError where files of a run do not belong together.
     """
     results = {run_number(path): read_results(path) for path in results_files}
-    near_ties = {run: count_near_ties(entries, results[run]) for run, entries in table.groupby("run")}
+    margins = {run: choice_margins(file) for run, file in map(_by_run, candidates_files)}
+    near_ties = {run: count_near_ties(entries, margins[run], results[run]) for run, entries in table.groupby("run")}
     numbers = [column_of(table, number) for number in NUMBERS]
     rows = []
     for (run, horizon), entries in table.groupby(["run", "horizon"], sort=True):
@@ -54,18 +62,42 @@ def summarize(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], resu
     return pd.DataFrame(rows).astype({"near_ties": "Int64"})
 
 
-def count_near_ties(entries: pd.DataFrame, results: Mapping[str, Any]) -> int | None:
+def _by_run(candidates_file: Path) -> tuple[str, dict[str, Any]]:
+    candidates = read_results(candidates_file)
+    return candidates["run"], candidates
+
+
+def choice_margins(candidates: Mapping[str, Any]) -> np.ndarray:
+    """How close the choice of each token of a run was, (num_finals,) in entry order: the difference of the two largest
+    logits of its final prediction, the mask token's left out, for it can't be chosen. Raises UserError.
+    """
+    run = candidates["run"]
+    if not all("choice_margins" in sample for sample in candidates["samples"]):
+        raise UserError(
+            f"run {run}: its candidates are of an earlier version, without choice_margins; remove "
+            f"{run}.candidates.json.gz and run again"
+        )
+    margins = [margin for sample in candidates["samples"] for margin in sample["choice_margins"]]
+    return np.array(margins, dtype=float)  # None, of a choice without a second token, becomes NaN
+
+
+def count_near_ties(entries: pd.DataFrame, margins: np.ndarray, results: Mapping[str, Any]) -> int | None:
     """How many tokens of a run, up to the end of the text, another machine or batch size may decide otherwise.
 
-    Those are the final predictions whose two largest logits are closer than NOISE_FLOOR. None where tokens were drawn
-    or guided, for then the margin of the saved logits is not what decided.
+    Those are the final predictions whose margin, of `choice_margins`, is below TYPICAL_NOISE. None where tokens were
+    drawn or guided, for then the margin of the saved logits is not what decided. Raises UserError.
     """
     generation = results["config"]["generation"]
     if generation["temperature"] > 0 or generation["cfg_scale"] > 0:
         return None
-    floor = NOISE_FLOOR[results["environment"]["model"]["dtype"]]
-    final = entries[(entries["horizon"] == 1) & ~entries["after_eos"]]
-    return int((final["margin"] < floor).sum())
+    noise = TYPICAL_NOISE[results["environment"]["model"]["dtype"]]
+    final = entries[entries["horizon"] == 1]
+    if len(final) != len(margins):
+        raise UserError(
+            f"run {entries['run'].iloc[0]}: has {len(final)} final predictions in its table and {len(margins)} among "
+            "its candidates; make both again"
+        )
+    return int(((margins < noise) & ~final["after_eos"].to_numpy()).sum())
 
 
 def statistics(values: np.ndarray) -> dict[str, float]:

@@ -29,11 +29,9 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Text that can be seen: signs for white space at the ends, and for nothing. */
-function visible(text) {
-  if (text === "") return "∅";
-  const signed = text.replaceAll("\r\n", "↵").replace(/[\r\n]/g, "↵").replaceAll("\t", "⇥");
-  return /^ +$/.test(signed) ? "␣".repeat(signed.length) : signed;
+/** A token as text that can be seen and is no other token's. */
+function visible(token) {
+  return run.shown[token] ?? run.tokens[token];
 }
 
 /** What a number is called; where only a part of the logits was kept, some are bounds. */
@@ -96,18 +94,18 @@ function openRun(number) {
   run = readJson(`run-${number}`);
   state.run = number;
   if (!run.horizons.includes(state.horizon)) state.horizon = run.horizons[1] ?? run.horizons[0];
-  const tasks = [...new Set(run.samples.map((sample) => sample.task).filter((task) => task !== null))].sort();
-  if (!tasks.includes(state.task)) state.task = "";
+  const before = state.task === "" ? null : $("task").selectedOptions[0].text; // another run numbers its tasks anew
+  state.task = before !== null && run.tasks.includes(before) ? String(run.tasks.indexOf(before)) : "";
   fill($("run"), runs.map(({ number, label }) => [number, `${number}: ${label}`]), number);
   fill($("horizon"), run.horizons.map((horizon) => [horizon, horizon]), state.horizon);
   fill($("number"), COLOURS.map((number) => [number, nameOf(number)]), state.number);
-  fill($("task"), [["", "all"], ...tasks.map((task) => [task, task])], state.task);
+  fill($("task"), [["", "all"], ...run.tasks.map((name, task) => [String(task), name])], state.task);
   $("about").textContent = JSON.stringify(run.about, null, 2);
 }
 
 function showList() {
   const kept = (sample) =>
-    (state.task === "" || sample.task === state.task) &&
+    (state.task === "" || sample.task === Number(state.task)) &&
     (state.score === "all" || (sample.score !== null && (sample.score >= 1) === (state.score === "right")));
   listed = run.samples.flatMap((sample, number) => (kept(sample) ? [number] : []));
   const means = run.samples.map(meanOf);
@@ -121,7 +119,7 @@ function showList() {
     const mark = sample.score === null ? "" : sample.score >= 1 ? "✓" : "✗";
     const spoken = { "✓": "right", "✗": "wrong", "": "not scored" }[mark];
     return make("li", { role: "option", id: `sample-${number}`, "data-number": number },
-      make("span", { class: "name" }, sample.id),
+      make("span", { class: "name" }, sample.name),
       make("span", { role: "img", "aria-label": spoken, title: spoken }, mark),
       make("span", { class: "mean" }, format(means[number])));
   }));
@@ -146,7 +144,7 @@ function markSample() {
 function showText() {
   const sample = run.samples[state.sample];
   const verdict = sample.score === null ? "" : sample.score >= 1 ? " (right)" : ` (wrong; label: ${sample.label})`;
-  $("text-title").textContent = sample.id + verdict;
+  $("text-title").textContent = sample.name + verdict;
   const parts = sample.prompt.map(([role, content]) =>
     make("div", { dir: "auto" }, ...(role ? [make("b", {}, role)] : []), content));
   $("prompt").replaceChildren(...parts);
@@ -154,7 +152,7 @@ function showText() {
   const elements = sample.output.flatMap((token, position) => {
     const text = run.tokens[token];
     const button = make("button", { type: "button", class: "token", "data-position": position, tabindex: -1, dir: "auto" },
-      visible(text));
+      visible(token));
     const entry = entriesAt(sample, position).find((each) => sample.horizon[each] === state.horizon);
     if (entry === undefined) {
       button.classList.add("none");
@@ -190,7 +188,7 @@ function choosePosition(position, focus = true) {
 
 function showDetail() {
   const sample = run.samples[state.sample];
-  const token = run.tokens[sample.output[state.position]];
+  const token = sample.output[state.position];
   const entries = entriesAt(sample, state.position);
   $("detail-title").textContent = `Position ${state.position}: “${visible(token)}”`;
   $("detail").replaceChildren(
@@ -207,15 +205,15 @@ function tableOf(sample, entries) {
   const timesteps = row("Timestep", (entry) => make("td", {}, String(timestepOf(sample, entry))));
   const revealed = row("Last revealed", (entry) => {
     const last = timestepOf(sample, entry) - 1;
-    return make("td", {}, last < 0 ? "prompt" : make("span", { class: "guess" }, visible(run.tokens[sample.output[last]])));
+    return make("td", {}, last < 0 ? "prompt" : make("span", { class: "guess" }, visible(sample.output[last])));
   });
   const candidates = Array.from({ length: run.candidates }, (_, place) => row(`Candidate ${place + 1}`, (entry) => {
     const at = entry * run.candidates + place;
-    const text = run.tokens[sample.candidates[at]];
+    const text = visible(sample.candidates[at]);
     const probability = sample.probabilities[at] / run.probability_scale;
     const committed = sample.candidates[at] === sample.output[state.position];
     return make("td", committed ? { class: "committed" } : {},
-      make("span", { class: "guess", title: text, dir: "auto" }, visible(text)), ` ${format(probability)}`,
+      make("span", { class: "guess", title: text, dir: "auto" }, text), ` ${format(probability)}`,
       bar(probability));
   }));
   const numbers = Object.entries(NUMBERS).map(([number, { unit }]) =>
@@ -264,11 +262,12 @@ function remember() {
 /** What the address asks for, as far as there is such a thing. */
 function recall() {
   const asked = new URLSearchParams(location.hash.slice(1));
-  const number = runs.some((each) => each.number === asked.get("run")) ? asked.get("run") : runs[0].number;
+  const number = runs.some((each) => each.number === asked.get("run")) ? asked.get("run") :
+    runs.find((each) => each.opening).number;
   if (COLOURS.includes(asked.get("number"))) state.number = asked.get("number");
   openRun(number);
   const within = (name, end) => Math.max(0, Math.min(Number.parseInt(asked.get(name) ?? 0, 10) || 0, end - 1));
-  state.sample = within("sample", run.samples.length);
+  state.sample = asked.has("sample") ? within("sample", run.samples.length) : run.opening;
   state.position = within("position", run.samples[state.sample].output.length);
   if (run.horizons.includes(Number(asked.get("horizon")))) state.horizon = Number(asked.get("horizon"));
   $("horizon").value = state.horizon;
@@ -293,7 +292,11 @@ function chooseSample(number) {
 }
 
 function listen() {
-  $("run").addEventListener("change", ({ target }) => { openRun(target.value); state.sample = 0; state.position = 0; show(); });
+  $("run").addEventListener("change", ({ target }) => {
+    openRun(target.value);
+    Object.assign(state, { sample: run.opening, position: 0 });
+    show();
+  });
   for (const name of ["number", "horizon", "task", "score", "sort"]) {
     $(name).addEventListener("change", ({ target }) => {
       state[name] = name === "horizon" ? Number(target.value) : target.value;

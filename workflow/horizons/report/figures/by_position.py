@@ -1,5 +1,7 @@
 """Where in the text predictions differ from the final one."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,7 +13,6 @@ from horizons.report.figures.frame import (
     open_frame,
     panels_of,
     say_nothing_to_show,
-    shorten,
 )
 from horizons.report.figures.intervals import count_infinite, count_samples
 from horizons.store.tables import column_of, qualifier
@@ -20,14 +21,13 @@ BAND = (0.1, 0.9)  # quantiles over samples
 FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing is drawn
 
 
-def divergence_by_position(table: pd.DataFrame, points: list[str]) -> Figure:
-    """Median KL by position, one line a horizon and one panel a swept value, band over samples."""
+def divergence_by_position(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """Median KL by position, one line a horizon and one panel a point of `labels`, band over samples."""
     ahead = table[table["horizon"] > 1]
-    shown, missing = panels_of(points)
+    shown, columns, missing = panels_of(labels, 2)
     horizons = sorted(ahead["horizon"].unique())
     lines = horizon_lines(horizons)._replace(markers=dict.fromkeys(horizons, ""))
-    spread = spread_by_position(ahead[ahead["point"].isin(shown)])
-    columns = 1 if len(shown) == 1 else 2
+    spread = spread_by_position(ahead[ahead["point"].isin(list(shown))])
     figure, axes = open_frame(
         "Where in the text do predictions differ from the final one?",
         [*_notes(ahead, spread), *count_infinite(ahead, column_of(ahead, "kl")), *missing, *lines.unnamed],
@@ -38,7 +38,7 @@ def divergence_by_position(table: pd.DataFrame, points: list[str]) -> Figure:
         sharex=True,
         sharey=True,
     )
-    for panel, point in zip(axes.flat, shown, strict=False):
+    for panel, (point, title) in zip(axes.flat, shown.items(), strict=False):
         drawn = spread[spread["point"] == point]
         for horizon, color in lines.colors.items():
             line = drawn[drawn["horizon"] == horizon]
@@ -47,7 +47,7 @@ def divergence_by_position(table: pd.DataFrame, points: list[str]) -> Figure:
                 line["relative_position"], line["low"], line["high"], color=color, alpha=0.15, linewidth=0
             )
         if len(shown) > 1:
-            name_panel(panel, shorten(point))
+            name_panel(panel, title)
         if drawn["median"].isna().all():
             say_nothing_to_show(panel, "No horizon beyond 1, or no text" if ahead.empty else "Infinite")
     axes[0, 0].set_ylim(bottom=0)

@@ -1,5 +1,7 @@
 """Whether confidence in an early prediction can be trusted."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,7 +14,6 @@ from horizons.report.figures.frame import (
     open_frame,
     panels_of,
     say_nothing_to_show,
-    shorten,
 )
 from horizons.report.figures.intervals import describe_bars, means_by
 
@@ -20,16 +21,15 @@ BINS = 10  # of confidence, equally wide
 FEWEST = 10  # predictions in a bin; the frequency of fewer says little
 
 
-def calibration(table: pd.DataFrame, points: list[str]) -> Figure:
-    """How often predictions of a confidence were right, one line a horizon and one panel a swept value."""
+def calibration(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """How often predictions of a confidence were right, one line a horizon and one panel a point of `labels`."""
     ahead = table[table["horizon"] > 1]
-    shown, missing = panels_of(points)
+    shown, columns, missing = panels_of(labels, 3)
     lines = horizon_lines(sorted(ahead["horizon"].unique()))
-    bins, left_out = calibration_bins(ahead[ahead["point"].isin(shown)])
+    bins, left_out = calibration_bins(ahead[ahead["point"].isin(list(shown))])
     notes = [f"{BINS} bins of confidence", describe_bars(ahead), *missing, *lines.unnamed]
     if left_out:
         notes.append(f"bins of fewer than {FEWEST} predictions are not drawn ({left_out} predictions)")
-    columns = min(len(shown), 3)
     figure, axes = open_frame(
         "Is a confident early prediction right?",
         notes,
@@ -40,13 +40,13 @@ def calibration(table: pd.DataFrame, points: list[str]) -> Figure:
         sharex=True,
         sharey=True,
     )
-    for panel, point in zip(axes.flat, shown, strict=False):
+    for panel, (point, title) in zip(axes.flat, shown.items(), strict=False):
         panel.plot([0, 1], [0, 1], color="0.6", linewidth=0.7, linestyle=(0, (3, 2)), zorder=1)
         drawn = bins[bins["point"] == point]
         draw_lines(panel, with_gaps(drawn), "confidence", "horizon", lines, spread=0)
         panel.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         if len(shown) > 1:
-            name_panel(panel, shorten(point))
+            name_panel(panel, title)
         if drawn.empty:
             say_nothing_to_show(panel, "No horizon beyond 1,\nor no text" if ahead.empty else "Too few\npredictions")
     label_outer(axes, len(shown), "Confidence", "Was committed (fraction of predictions)")

@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,24 +14,30 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from horizons.report.figures.glyphs import fit_labels, width_of
+
 WIDTH = 3.4  # inches, one column of a printed page
 # Inches a line of text takes, and how many characters fit into one.
 TITLE_LINE, TITLE_CHARACTERS = 0.15, 48
 NOTE_LINE, NOTE_CHARACTERS = 0.1, 84
 LEGEND_LINE = 0.12
+# Points that the name of a line and that of a panel, by the columns of panels, may take.
+LABEL_WIDTH = 100
+PANEL_WIDTH = {1: 200, 2: 95, 3: 62}
+PANEL_SIZE = 6.5
 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 NAMED = 6  # entries of a legend whose lines are too many to name
 MAX_PANELS = 8
-MAX_LABEL = 28  # characters
 
 
 class Lines(NamedTuple):
-    """How the lines of a figure look, by what they stand for, and which of them the legend names."""
+    """How the lines of a figure look, by what they stand for, and which of them the legend names, and how."""
 
     colors: dict[Any, Any]
     markers: dict[Any, str]
     named: list[Any]
+    labels: dict[Any, str]
     title: str | None = None
 
     @property
@@ -41,20 +47,26 @@ class Lines(NamedTuple):
         return [f"the legend names {named} of {count} lines, in order"] if 0 < named < count else []
 
 
-def swept_lines(points: Sequence[str], title: str | None) -> Lines:
-    """A line for each point of the sweep: colours that anybody can tell apart, or where there are more, a scale."""
-    points = list(dict.fromkeys(points))
-    if len(points) > len(MARKERS):
-        return Lines(scale(points), dict.fromkeys(points, "o"), evenly_chosen(points, NAMED), title)
+def swept_lines(labels: Mapping[str, str], title: str | None) -> Lines:
+    """A line for each point of the sweep: colours that anybody can tell apart, or where there are more, a scale.
+
+    `labels` says what the point of each run number is called.
+    """
+    points = list(labels)
+    many = len(points) > len(MARKERS)
+    named = evenly_chosen(points, NAMED) if many else points if len(points) > 1 else []
+    shown = fit_labels({point: labels[point] for point in named}, LABEL_WIDTH, plt.rcParams["legend.fontsize"])
+    if many:
+        return Lines(scale(points), dict.fromkeys(points, "o"), named, shown, title)
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    named = points if len(points) > 1 else []
-    return Lines(dict(zip(points, colors, strict=False)), dict(zip(points, MARKERS, strict=False)), named, title)
+    return Lines(dict(zip(points, colors, strict=False)), dict(zip(points, MARKERS, strict=False)), named, shown, title)
 
 
 def horizon_lines(horizons: Sequence[int]) -> Lines:
     """A line for each horizon, on a scale of colours."""
     markers = dict(zip(horizons, itertools.cycle(MARKERS)))
-    return Lines(scale(horizons), markers, evenly_chosen(horizons, 8), "Horizon")
+    named = evenly_chosen(horizons, 8)
+    return Lines(scale(horizons), markers, named, {horizon: str(horizon) for horizon in named}, "Horizon")
 
 
 def scale(values: Sequence[Any]) -> dict[Any, Any]:
@@ -108,29 +120,25 @@ def open_frame(
             borderpad=0.1,
             labelspacing=0.25,
         )
+        # Set here, for a legend leaves out lines whose label begins with an underscore.
+        for text, name in zip(legend.get_texts(), lines.named, strict=True):
+            text.set_text(lines.labels[name])
         legend.set_in_layout(False)
     return figure, axes
 
 
 def legend_handles(lines: Lines | None) -> list[Line2D]:
-    """What the legend shows."""
+    """What the legend shows, without the names."""
     if lines is None:
         return []
-    return [
-        Line2D([], [], color=lines.colors[name], marker=lines.markers[name], label=shorten(str(name)))
-        for name in lines.named
-    ]
+    return [Line2D([], [], color=lines.colors[name], marker=lines.markers[name], label=" ") for name in lines.named]
 
 
 def handles_per_row(lines: Lines | None) -> int:
     """How many entries of a legend fit side by side."""
-    longest = max((len(shorten(str(name))) for name in lines.named), default=1) if lines else 1
-    return max(1, min(7, int(72 * (WIDTH - 0.1) / (27 + 3.6 * longest))))
-
-
-def shorten(text: str) -> str:
-    """A label that fits."""
-    return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
+    size = plt.rcParams["legend.fontsize"]
+    longest = max((width_of(label, size) for label in lines.labels.values()), default=0) if lines else 0
+    return max(1, min(7, int(72 * (WIDTH - 0.1) / (27 + longest))))
 
 
 def draw_lines(axes: plt.Axes, means: pd.DataFrame, x: str, by: str, lines: Lines, spread: float = 0.2) -> None:
@@ -166,11 +174,13 @@ def horizon_axis(axes: plt.Axes, horizons: Sequence[int], label: str = "Horizon 
     axes.set_xlabel(label)
 
 
-def panels_of(points: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The points of the sweep that get a panel, and a sentence where those are not all."""
-    points = list(dict.fromkeys(points))
-    shown = evenly_chosen(points, MAX_PANELS)
-    return shown, [f"{len(shown)} of {len(points)} swept values are shown"] if len(shown) < len(points) else []
+def panels_of(labels: Mapping[str, str], most_columns: int) -> tuple[dict[str, str], int, list[str]]:
+    """The points of the sweep that get a panel with their titles, the columns, and a sentence where some get none."""
+    shown = evenly_chosen(list(labels), MAX_PANELS)
+    columns = min(len(shown), most_columns)
+    titles = fit_labels({point: labels[point] for point in shown}, PANEL_WIDTH[columns], PANEL_SIZE)
+    few = len(shown) < len(labels)
+    return titles, columns, [f"{len(shown)} of {len(labels)} swept values are shown"] if few else []
 
 
 def label_outer(axes: np.ndarray, count: int, xlabel: str, ylabel: str) -> None:
@@ -182,12 +192,21 @@ def label_outer(axes: np.ndarray, count: int, xlabel: str, ylabel: str) -> None:
         elif number + columns >= count:
             panel.set_xlabel(xlabel)
             panel.xaxis.set_tick_params(labelbottom=True)
-    axes[0, 0].figure.supylabel(ylabel, fontsize=plt.rcParams["axes.labelsize"])
+    _label_left(axes[0, 0].figure, ylabel)
+
+
+def _label_left(figure: Figure, label: str) -> None:
+    """Label all panels at the left, in the middle of the figure, or of the panels where it would else leave them."""
+    _, low, _, share = figure.get_layout_engine().get()["rect"]
+    size, height = plt.rcParams["axes.labelsize"], 72 * figure.get_figheight()
+    fits = width_of(label, size) / 2 < height * min(0.5 - low, low + share - 0.5)
+    lines = textwrap.wrap(label, max(int(len(label) * 0.95 * share * height / width_of(label, size)), 1))
+    figure.supylabel("\n".join(lines), y=0.5 if fits else low + share / 2, fontsize=size)
 
 
 def name_panel(axes: plt.Axes, name: str) -> None:
     """The title of one panel."""
-    axes.set_title(name, fontsize=6.5, fontweight="normal", pad=2)
+    axes.set_title(name, fontsize=PANEL_SIZE, fontweight="normal", pad=2)
 
 
 def say_nothing_to_show(axes: plt.Axes, why: str) -> None:

@@ -1,6 +1,6 @@
 """How the tokens of one sample came about: every prediction in its place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -12,8 +12,9 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from horizons.report.figures.frame import WIDTH, name_panel, open_frame
-from horizons.report.figures.glyphs import fit, printable
+from horizons.report.figures.frame import PANEL_SIZE, WIDTH, name_panel, open_frame
+from horizons.report.figures.glyphs import fit, fit_labels, outline, printable, width_of
+from horizons.report.labels import tell_apart
 from horizons.store.tables import column_of, qualifier
 
 PER_LINE = 12  # positions side by side
@@ -22,6 +23,7 @@ CELL_HEIGHT, CELL_WIDTH = 0.125, 17.0  # in inches; in points, what a token may 
 LABEL_HEIGHTS = (0.13, 0.24, 0.3)  # inches beside the cells, for each strip, for each sample, and of the key
 KEY_HEIGHT = 0.1  # inches, of the colours' key
 TOKEN_SIZE = 4.6  # points
+WEIGHTS = ("normal", "bold")  # of a token that was committed, and of one that was not
 DIVERGENCE = Normalize(0, float(np.log(2)), clip=True)  # JS, which is bounded and never infinite
 SHADES = ListedColormap(mpl.colormaps["YlOrBr"](np.linspace(0, 0.85, 256)))
 
@@ -29,19 +31,28 @@ SHADES = ListedColormap(mpl.colormaps["YlOrBr"](np.linspace(0, 0.85, 256)))
 class Sample(NamedTuple):
     """What a trellis shows of one sample."""
 
+    number: str
     name: str
-    entries: pd.DataFrame  # relative_position, horizon, js or its lower bound, text (of the most probable token), right
+    entries: pd.DataFrame  # relative_position, horizon, js or its lower bound, top1_token_id, its text, right
 
     @property
     def positions(self) -> int:
         """Positions up to the end of the text."""
         return int(self.entries["relative_position"].max()) + 1 if len(self.entries) else 0
 
+    @property
+    def texts(self) -> Iterator[str]:
+        """Everything that is written about it."""
+        yield self.name
+        yield from self.entries["text"]
 
-def choose_samples(table: pd.DataFrame, question_ids: Sequence[str], texts: dict[str, dict[int, str]]) -> list[Sample]:
+
+def choose_samples(
+    table: pd.DataFrame, question_ids: Sequence[str], texts: Mapping[str, Mapping[int, str]], labels: Mapping[str, str]
+) -> list[Sample]:
     """The samples with these question ids, each in the first run that has it.
 
-    `texts` holds the text of each token id that occurs, for each run.
+    For each run, `texts` holds the text of each token id that occurs, and `labels` what its point is called.
     """
     samples = []
     for question_id in question_ids:
@@ -51,8 +62,9 @@ def choose_samples(table: pd.DataFrame, question_ids: Sequence[str], texts: dict
         entries = entries.assign(
             text=entries["top1_token_id"].map(texts[run]), right=entries["top1_token_id"] == entries["final_token_id"]
         )
-        point = entries["point"].iloc[0]
-        samples.append(Sample(f"{question_id} (run {run}: {point})", entries[~entries["after_eos"]]))
+        number = f"run {run}, sample {entries['sample_idx'].iloc[0]}"
+        name = f"{question_id} (run {run}: {labels[run]})"
+        samples.append(Sample(number, name, entries[~entries["after_eos"]]))
     return samples
 
 
@@ -62,25 +74,29 @@ def trellis(samples: Sequence[Sample]) -> Figure:
         (sample, first) for sample in samples for first in range(0, min(sample.positions, MAX_POSITIONS), PER_LINE)
     ]
     heights = [*(CELL_HEIGHT * sample.entries["horizon"].nunique() for sample, _ in strips), KEY_HEIGHT]
-    labels = sum(height * count for height, count in zip(LABEL_HEIGHTS, (len(strips), len(samples), 1), strict=True))
+    room = sum(height * count for height, count in zip(LABEL_HEIGHTS, (len(strips), len(samples), 1), strict=True))
+    names = fit_labels({sample.number: sample.name for sample in samples}, 72 * (WIDTH - 0.4), PANEL_SIZE)
     notes = [
         "A row is a horizon, the lowest the final prediction; bold is not the token that was committed",
         *[
-            f"{sample.name}: the first {MAX_POSITIONS} of {sample.positions} positions"
+            f"{names[sample.number]}: the first {MAX_POSITIONS} of {sample.positions} positions"
             for sample in samples
             if sample.positions > MAX_POSITIONS
         ],
-        *[f"{sample.name} has no text" for sample in samples if not sample.positions],
+        *[f"{names[sample.number]} has no text" for sample in samples if not sample.positions],
     ]
     figure, axes = open_frame(
         "What was predicted for each position, and when?",
         notes,
         rows=len(heights),
-        panel_height=(sum(heights) + labels) / len(heights),
+        panel_height=(sum(heights) + room) / len(heights),
         height_ratios=heights,
     )
+    tokens = {sample.number: label_tokens(sample) for sample in samples}
     for panel, (sample, first) in zip(axes[:, 0], strips, strict=False):
-        _draw_strip(panel, sample, first)
+        _draw_strip(panel, sample, first, tokens[sample.number])
+        if first == 0:
+            name_panel(panel, names[sample.number])
     key = figure.colorbar(ScalarMappable(DIVERGENCE, SHADES), cax=axes[-1, 0], orientation="horizontal")
     bound = qualifier(samples[0].entries, "js")
     key.set_label(f"JS divergence from the final prediction{bound} (nats)", fontsize=5.5)
@@ -89,7 +105,28 @@ def trellis(samples: Sequence[Sample]) -> Figure:
     return figure
 
 
-def _draw_strip(panel: Axes, sample: Sample, first: int) -> None:
+def label_tokens(sample: Sample) -> dict[int, dict[str, str]]:
+    """What each token id is called in a cell, by the weight of the letters, no two drawn alike.
+
+    Where what fits of two tokens is alike, signs show the spaces at their ends, or else their ids stand for them.
+    """
+    drawn = sample.entries[sample.entries["relative_position"] < MAX_POSITIONS]
+
+    def cut(text: str, ends: bool) -> dict[str, str]:
+        return {weight: fit(printable(text, weight, ends), CELL_WIDTH, TOKEN_SIZE, weight) for weight in WEIGHTS}
+
+    return tell_apart(
+        dict(zip(drawn["top1_token_id"], drawn["text"], strict=True)),
+        [
+            lambda _, text: cut(text, ends=False),
+            lambda _, text: cut(text, ends=True),
+            lambda token_id, _: dict.fromkeys(WEIGHTS, f"#{token_id}"),
+        ],
+        lambda label: {outline(text) for text in label.values()},
+    )
+
+
+def _draw_strip(panel: Axes, sample: Sample, first: int, tokens: Mapping[int, Mapping[str, str]]) -> None:
     """One line of the text: PER_LINE positions and their horizons."""
     horizons = sorted(sample.entries["horizon"].unique(), reverse=True)
     within = sample.entries[sample.entries["relative_position"].between(first, first + PER_LINE - 1)]
@@ -98,14 +135,15 @@ def _draw_strip(panel: Axes, sample: Sample, first: int) -> None:
         column, row = entry.relative_position - first, horizons.index(entry.horizon)
         shade = DIVERGENCE(entry.js)
         panel.add_patch(Rectangle((column, row), 0.96, 0.92, facecolor=SHADES(shade), linewidth=0))
-        weight = "normal" if entry.right else "bold"
+        weight = WEIGHTS[0] if entry.right else WEIGHTS[1]
+        text = tokens[entry.top1_token_id][weight]
         panel.text(
             column + 0.48,
             row + 0.48,
-            fit(printable(entry.text), CELL_WIDTH, TOKEN_SIZE, weight),
+            text,
             ha="center",
             va="center_baseline",
-            fontsize=TOKEN_SIZE,
+            fontsize=TOKEN_SIZE * min(1, CELL_WIDTH / max(width_of(text, TOKEN_SIZE, weight), 1)),
             fontweight=weight,
             color="white" if shade > 0.9 else "black",
         )
@@ -119,5 +157,3 @@ def _draw_strip(panel: Axes, sample: Sample, first: int) -> None:
     panel.set_ylabel("Horizon", fontsize=5.5)
     if first + PER_LINE >= min(sample.positions, MAX_POSITIONS):
         panel.set_xlabel("Position (tokens)", fontsize=5.5, loc="left", labelpad=1)
-    if first == 0:
-        name_panel(panel, fit(printable(sample.name), 72 * (WIDTH - 0.4), 6.5))
