@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from horizons.candidates import collect_candidates
-from support import load_golden, write_triple
 
+from checkpoints import load_golden
+from horizons.divergence import candidates_of, measure_samples
 from horizons.errors import UserError
 from horizons.measure.choice import choice_margin, choice_margin_of_probabilities
 from horizons.report.summary import TYPICAL_NOISE, choice_margins, count_near_ties
+from horizons.store.reader import open_triple
+from triples import write_triple
 
 
 def results_of(dtype="float32", temperature=0.0, cfg_scale=0.0):
@@ -91,7 +93,8 @@ def test_a_near_tie_under_the_mask_token_is_counted_from_the_triple_on(tmp_path)
     """Two positions of horizon 1, the mask token above both; the table's margin is 5 for each."""
     logits = torch.stack([LOGITS, LOGITS + torch.tensor([0, 0, 1.0, 0, 0])])
     results_file = write_triple(tmp_path, [(torch.tensor([2, 2]), logits)], 2, horizons=[1], mask_token_id=4)
-    candidates = collect_candidates(results_file, load_golden("llada").tokenizer)
+    triple = open_triple(results_file)
+    candidates = candidates_of(triple, list(measure_samples(triple)), load_golden("llada").tokenizer)
     margins = choice_margins(candidates)
     assert margins.tolist() == pytest.approx([1e-5, 1.0], rel=1e-2)
     entries = pd.DataFrame({"run": "00000", "horizon": 1, "after_eos": False, "margin": [5.0, 4.0]})

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from support import REPOSITORY, write_experiment
 
 from horizons.config import dump_experiment, expand_runs, load_experiment
 from horizons.errors import UserError
 from horizons.recorded import HEAD, difference, require_recorded
 from horizons.store.files import write_results
+from workflows import REPOSITORY, write_experiment
 
 SUMMARY = """run,seed,horizon,score,kl_mean,kl_std
 00000,7,1,0.5,0.0,0.0
