@@ -17,6 +17,7 @@ from horizons.errors import UserError
 from horizons.keep.reduction import Reduction, reduce_to_statistics, reduce_to_top_k
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
+from horizons.models.text import warn_of_unknown
 from horizons.prompts import Prompt, load_prompts
 from horizons.scoring import score
 from horizons.store.background import BackgroundWriter
@@ -37,6 +38,7 @@ def generate_run(run: Run, results_file: Path) -> None:
     first_sample, prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
     model = load_model(**config.model.model_dump())
     token_ids = [model.encode(prompt) for prompt in prompts]
+    warn_of_unknown(prompts, list(map(model.unknown_tokens, prompts)))
     check_lengths(list(map(len, token_ids)), config.generation.max_tokens, len(model.suffix_ids), model.context_length)
     seeds = [sample_seed(config.seed, first_sample + number) for number in range(len(prompts))]
     environment = describe_environment(model.device) | {"model": model.provenance}
@@ -161,6 +163,7 @@ def assemble_results(
             "task": prompt.task,
             "prompt": prompt.text if prompt.messages is None else prompt.messages,
             "prompt_ids": prompt_ids,
+            "unknown_tokens": len(model.unknown_tokens(prompt).pieces),
             "output": model.decode(output_ids),
             "output_ids": output_ids,
             "nfe": len(output_ids) * (2 if run.config.generation.cfg_scale > 0 else 1),
@@ -178,6 +181,7 @@ def assemble_results(
         "metrics": {
             "num_samples": len(outputs),
             "num_scored": len(scores),
+            "unknown_tokens": sum(output["unknown_tokens"] for output in outputs),
             "score": sum(scores) / len(scores) if scores else None,
         },
         "outputs": outputs,

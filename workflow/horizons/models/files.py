@@ -1,0 +1,79 @@
+"""The files of a checkpoint's folder: whole ones, of a whole model. No torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from horizons.errors import UserError, first_line
+
+SUFFIXES = (".json", ".safetensors", ".py", ".model", ".txt", ".jinja")  # of the files that decide the numbers
+
+# How the stand-in for a large file begins that a clone without git-LFS has.
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that decide its numbers, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+
+
+def require_whole_model(name: str, folder: Path) -> None:
+    """Raise UserError where a folder holds git-LFS pointers for files, or an adapter beside or instead of a model."""
+    for path in checkpoint_files(folder):
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise UserError(f"{name}: {path.name} is a git-LFS pointer, not the file; run `git lfs pull` there")
+    adapters = [*folder.glob("adapter_config.json"), *folder.glob("adapter_model*"), *folder.glob("*lora*.safetensors")]
+    if adapters:
+        raise UserError(
+            f"{name}: {min(adapters).name} is of an adapter, which is not applied here; merge it into its base model "
+            "(peft's merge_and_unload), save that with save_pretrained and name its folder, or take the adapter's "
+            "files away"
+        )
+
+
+def require_whole_weights(name: str, folder: Path) -> None:
+    """Raise UserError, naming the file, where one of the weights is damaged."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{name}: can't be loaded: {type(error).__name__}: {first_line(error)}; {path.name} is damaged, so "
+                "bring it here once more"
+            ) from error
+
+
+def read_object(name: str, path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a checkpoint holds, with token ids that are such. Raises UserError else.
+
+    `mask_token_id` is left to where it is needed. A file that is not there is for the caller to tell.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: {path.name} can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{name}: {path.name} holds {type(content).__name__}; it must be an object")
+    for key, value in content.items():
+        ids = value if isinstance(value, list) else [value]
+        if key.endswith("_token_id") and key != "mask_token_id" and not all(map(_id_or_none, ids)):
+            raise UserError(f"{name}: {path.name}: {key} is {value!r}; it must be an id, a list of ids or null")
+    return content
+
+
+def read_generation_config(name: str, folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint's generation_config.json, {} where it has none. Raises UserError as `read_object`."""
+    try:
+        return read_object(name, folder / "generation_config.json")
+    except FileNotFoundError:
+        return {}
+
+
+def _id_or_none(token: object) -> bool:
+    return token is None or (isinstance(token, int) and not isinstance(token, bool))
