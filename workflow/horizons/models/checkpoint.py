@@ -59,6 +59,7 @@ class Checkpoint:
         `ignored_weights`. `stored_name` gives a weight's name in the checkpoint, for these errors.
         """
         require_whole_weights(self.name, self.folder)
+        _ = self.generation_config  # read now, for an error before the weights are and before transformers reads it
         network, report = network_class.from_pretrained(
             self.folder,
             dtype=self.dtype,
@@ -171,7 +172,7 @@ def plain_rope_theta(config: dict[str, Any], implemented: tuple[str, ...] = ()) 
     for key, value in config.items():
         if key in ("rope_theta", *implemented) or not ROTARY_KEY.search(key):
             continue
-        if not _sets_no_rotary(key, value):
+        if not sets_no_rotary(key, value):
             raise ValueError(f"{key} is {value!r}; only plain rotary positions with a rope_theta are supported")
     parameters = config.get("rope_parameters") or {}
     thetas = [found["rope_theta"] for found in (config, parameters) if found.get("rope_theta") is not None]
@@ -182,10 +183,10 @@ def plain_rope_theta(config: dict[str, Any], implemented: tuple[str, ...] = ()) 
     return float(found["rope_theta"])
 
 
-def _sets_no_rotary(key: str, value: object) -> bool:
+def sets_no_rotary(key: str, value: object) -> bool:
     """Whether a key leaves rotary positions plain: it is off, takes in the whole of each head, or says so."""
     if key in ("rope_scaling", "rope_parameters") and isinstance(value, dict):
-        return all(_sets_no_rotary(part, inner) for part, inner in value.items() if part != "rope_theta")
+        return all(sets_no_rotary(part, inner) for part, inner in value.items() if part != "rope_theta")
     if key == "partial_rotary_factor" or key.endswith("_pct"):
         return value in (None, 1)
     return value in (None, False) or (key in ("rope_type", "type") and value == "default")

@@ -40,6 +40,8 @@ def qwen2_config(config: dict[str, Any]) -> Qwen2Config:
     require_integers(config, [*sizes, "vocab_size", "max_position_embeddings"])
     require_numbers(config, ["rms_norm_eps"])
     rope_theta = plain_rope_theta(config)
+    if set(config.get("layer_types") or []) - {"full_attention"}:
+        raise ValueError(f"layer_types is {config['layer_types']!r}; only full_attention is supported")
     if config["hidden_size"] % config["num_attention_heads"]:
         raise ValueError("hidden_size must be a multiple of num_attention_heads")
     if config["num_attention_heads"] % config["num_key_value_heads"]:

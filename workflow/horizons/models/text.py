@@ -2,6 +2,7 @@
 
 import json
 import logging
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -117,20 +118,34 @@ def find_unknown(tokenizer: Any, text: str) -> Unknown:  # noqa: ANN401
     if not getattr(tokenizer, "is_fast", False):
         return _find_unknown_by_words(tokenizer, text)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    unknown_ids = _unknown_ids(tokenizer)
-    pieces, total, end = [], 0, 0
-    drops = isinstance(tokenizer.backend_tokenizer.model, models.BPE)
-    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
-    for token_id, token, (first, last) in zip(encoded["input_ids"], tokens, encoded["offset_mapping"], strict=True):
-        dropped = text[end:first].split() if drops else []
-        pieces += dropped
+    token_ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    tokens, unknown_ids = tokenizer.convert_ids_to_tokens(token_ids), _unknown_ids(tokenizer)
+    pieces = _dropped_words(text, offsets) if isinstance(tokenizer.backend_tokenizer.model, models.BPE) else []
+    total = len(pieces) + sum(bool(token.strip(SPACES)) for token in tokens)
+    for token_id, token, (first, last) in zip(token_ids, tokens, offsets, strict=True):
         piece = text[first:last].strip()
-        total += len(dropped) + bool(token.strip(SPACES))
         if token_id in unknown_ids and piece != token:
             pieces.append(piece)
-        end = max(end, last)
-    dropped = text[end:].split() if drops else []
-    return Unknown(pieces + dropped, total + len(dropped))
+    return Unknown(pieces, total)
+
+
+def _dropped_words(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
+    """For each stretch of a text that no token stands for, the word it is in.
+
+    White space is none, nor what normalizers remove or join to a letter: controls and accents. In a word with a gap the
+    tokens after it have too low offsets, so the word is all that can be said.
+    """
+    covered = set()
+    for first, last in offsets:
+        covered.update(range(first, last))
+    words, before = [], True
+    for at, letter in enumerate(text):
+        here = at in covered or letter.isspace() or unicodedata.category(letter)[0] in "MC"
+        if before and not here:
+            begin = at - len((text[:at] + "|").split()[-1]) + 1
+            words.append(text[begin:].split()[0])
+        before = here
+    return words
 
 
 def _find_unknown_by_words(tokenizer: Any, text: str) -> Unknown:  # noqa: ANN401

@@ -14,8 +14,9 @@ from horizons.models.text import special_tokens_around
 # Tokens that end a chat turn, which a config does not list among its end-of-text tokens.
 END_OF_TURN = ["<|eot_id|>", "<|im_end|>"]
 
-# The share of a model's vocabulary below which a tokenizer is hardly the model's; published ones have 0.98 and more.
-SMALL_VOCABULARY = 0.8
+# The share of a model's vocabulary below which a tokenizer is hardly the model's. Published ones have 0.98 and more;
+# small vocabularies are filled up to a round number, as the default model's 71 tokens to 128.
+SMALL_VOCABULARY = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def find_special_tokens(checkpoint: Checkpoint, family: Family, tokenizer: Any, 
                 f"at {vocab_size - 1}, so the tokenizer is not this model's"
             )
     eos = _eos_token_ids(checkpoint, tokenizer, suffix, vocab_size)
-    mask, where = _mask_token(checkpoint, family, tokenizer)
+    mask, where = _mask_token(checkpoint, family, tokenizer, vocab_size)
     if not _in_vocabulary(mask, vocab_size):
         raise UserError(f"{checkpoint.name}: {where} is {mask!r}; it must be an id in the vocabulary of {vocab_size}")
     # Any token will do for padding, which the attention mask hides, but for the mask token.
@@ -83,7 +84,7 @@ def warn_of_small_vocabulary(name: str, tokenizer: Any, vocab_size: int) -> None
         )
 
 
-def _mask_token(checkpoint: Checkpoint, family: Family, tokenizer: Any) -> tuple[object, str]:  # noqa: ANN401
+def _mask_token(checkpoint: Checkpoint, family: Family, tokenizer: Any, vocab_size: int) -> tuple[object, str]:  # noqa: ANN401
     """The mask token, not checked yet, and where it is said."""
     if checkpoint.mask_token_id is not None:
         return checkpoint.mask_token_id, "model.mask_token_id"
@@ -104,7 +105,8 @@ def _mask_token(checkpoint: Checkpoint, family: Family, tokenizer: Any) -> tuple
         if other == token:
             continue
         problem = f"{checkpoint.name}: {where} is {token!r}, {elsewhere} is {other!r}"
-        if not family.mask_id_in_tokenizer:
+        # A tokenizer gives a token that its vocabulary lacks a number behind all others, which means nothing.
+        if _in_vocabulary(other, vocab_size) and not family.mask_id_in_tokenizer:
             raise UserError(f"{problem}; say which is right with model.mask_token_id")
         logger.warning("%s; the first is taken, and model.mask_token_id decides otherwise", problem)
     return token, where
@@ -115,6 +117,9 @@ def _class_name(checkpoint: Checkpoint) -> str | None:
         return read_object(checkpoint.name, checkpoint.folder / "tokenizer_config.json").get("tokenizer_class")
     except FileNotFoundError:
         return None
+    except UserError as error:
+        problem = str(error).removeprefix(f"{checkpoint.name}: ")
+        raise UserError(f"{checkpoint.name}: its tokenizer can't be loaded: {problem}") from error
 
 
 def _eos_token_ids(checkpoint: Checkpoint, tokenizer: Any, suffix: list[int], vocab_size: int) -> list[int]:  # noqa: ANN401
