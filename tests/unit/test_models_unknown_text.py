@@ -131,6 +131,17 @@ def test_a_prompt_of_which_nothing_is_known_is_refused_and_named(tmp_path):
     assert model.unknown_tokens(some) == Unknown(["the", "fox"], 7)
 
 
+def test_a_tokenizer_that_fails_on_a_prompt_is_an_error_of_one_line(tmp_path):
+    write_words(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["unk_token"] = "<none>"  # which its vocabulary lacks
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    model = load_model(str(tmp_path), device="cpu")
+    assert model.encode(Prompt("q", None, "w5 w6", None, None)) == [5, 6]
+    with pytest.raises(UserError, match=r"^prompt 'q': the tokenizer can't encode it: WordLevel error: Missing "):
+        model.encode(Prompt("q", None, "w5 fox", None, None))
+
+
 def test_unknown_tokens_are_a_warning_and_stand_in_results_and_report(tmp_path, caplog):
     write_words(tmp_path / "model")
     write_prompts(tmp_path / "prompts.jsonl", ["w1 w2 w3", "w4 Fox w5 w6 dog"])

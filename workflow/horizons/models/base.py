@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from horizons.errors import UserError
+from horizons.errors import UserError, first_line
 from horizons.models.text import Unknown, content_of, encode_text, find_unknown, render_chat
 from horizons.prompts import Prompt
 
@@ -91,10 +91,7 @@ class CheckpointModel:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, up to where the masks begin. Raises UserError for a prompt that can't be used."""
-        if prompt.messages is None:
-            token_ids = encode_text(self.tokenizer, prompt, self.prefix_ids, self.suffix_ids)
-        else:
-            token_ids = self.tokenizer(render_chat(self.tokenizer, prompt), add_special_tokens=False)["input_ids"]
+        token_ids = self._encode(prompt)
         if self.mask_token_id in token_ids:
             raise UserError(f"prompt {prompt.id!r}: contains the mask token; it would be taken for an unknown position")
         if not token_ids:
@@ -110,6 +107,16 @@ class CheckpointModel:
                 "prompt in its form (case, spaces, language)?"
             )
         return token_ids
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        try:
+            if prompt.messages is None:
+                return encode_text(self.tokenizer, prompt, self.prefix_ids, self.suffix_ids)
+            return self.tokenizer(render_chat(self.tokenizer, prompt), add_special_tokens=False)["input_ids"]
+        except UserError:
+            raise
+        except Exception as error:  # as of a tokenizer that has no token for what it does not know
+            raise UserError(f"prompt {prompt.id!r}: the tokenizer can't encode it: {first_line(error)}") from error
 
     def unknown_tokens(self, prompt: Prompt) -> Unknown:
         """What the tokenizer does not know of a prompt, as the model sees it: with what a chat template adds."""

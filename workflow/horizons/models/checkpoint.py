@@ -86,7 +86,8 @@ class Checkpoint:
     def _require_tied(self, network: torch.nn.Module, stored_name: Callable[[str], str]) -> None:
         """Raise UserError where a weight that config.json ties to another is stored with values of its own."""
         weights = dict(network.named_parameters(remove_duplicate=False))
-        for target, source in (getattr(network, "all_tied_weights_keys", None) or {}).items():
+        # Asked anew: of the pairs it has kept, transformers takes out those whose values differ.
+        for target, source in network.get_expanded_tied_weights_keys(all_submodels=True).items():
             tied, to = weights.get(target), weights.get(source)
             if tied is None or to is None or tied is to or torch.equal(tied.to(to.device), to):
                 continue
