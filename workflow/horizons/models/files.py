@@ -25,7 +25,7 @@ def require_whole_model(name: str, folder: Path) -> None:
         with path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER:
                 raise UserError(f"{name}: {path.name} is a git-LFS pointer, not the file; run `git lfs pull` there")
-    adapters = [*folder.glob("adapter_config.json"), *folder.glob("adapter_model*"), *folder.glob("*lora*.safetensors")]
+    adapters = [*folder.glob("adapter_config.json"), *folder.glob("adapter_model*"), *folder.glob("*lora_weights*")]
     if adapters:
         raise UserError(
             f"{name}: {min(adapters).name} is of an adapter, which is not applied here; merge it into its base model "
