@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from checkpoints import EOS, GOLDEN, MASK, WRITERS, write_bert, write_dream, write_llada
+from checkpoints import EOS, GOLDEN, MASK, WRITERS, write_bert, write_llada
 from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.models.checkpoint import find_checkpoint, folder_checksum
@@ -61,7 +61,7 @@ def test_a_switch_the_mapping_is_not_right_for_is_refused(family, key, value, tm
     assert refusal(tmp_path).startswith(f"config.json: {key} is {value!r}; ")
 
 
-@pytest.mark.parametrize("key", ["activation_type", "block_type", "include_bias", "layer_norm_type", "rope"])
+@pytest.mark.parametrize("key", ["activation_type", "block_type", "layer_norm_type", "rope"])
 def test_a_missing_switch_is_what_the_published_code_takes_it_for(key, tmp_path):
     write_llada(tmp_path)
     change_config(tmp_path, **{key: ...})
@@ -210,18 +210,11 @@ def test_a_damaged_tokenizer_is_refused(tmp_path):
     assert refusal(tmp_path).startswith("its tokenizer can't be loaded: ")
 
 
-@pytest.mark.parametrize("generation_config", ['{"temperature": "hot", "eos_token_id": 5, "mask": 1}', "{"])
-def test_a_generation_config_does_not_interfere(generation_config, tmp_path):
-    write_dream(tmp_path)
-    (tmp_path / "generation_config.json").write_text(generation_config)
-    assert load_model(str(tmp_path), device="cpu").eos_token_ids == [EOS]
-
-
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_a_mask_token_that_can_not_be_is_refused(family, tmp_path):
     WRITERS[family](tmp_path)
     for mask, problem in (
-        (..., "mask_token_id is missing, and the tokenizer has no mask token"),
+        (..., "mask_token_id is missing, and the tokenizer has no mask token; give model.mask_token_id"),
         (160, "mask_token_id is 160; it must be an id in the vocabulary of 160"),
         (-1, "mask_token_id is -1; it must be an id in the vocabulary of 160"),
         ("150", "mask_token_id is '150'; it must be an id in the vocabulary of 160"),
@@ -253,7 +246,7 @@ def test_names_that_are_no_checkpoint_are_refused(tmp_path, monkeypatch):
 def test_provenance_says_what_was_loaded(tmp_path):
     write_llada(tmp_path)
     provenance = load_model(str(tmp_path), device="cpu", dtype="bfloat16").provenance
-    assert 0 < provenance.pop("padding_difference") < 1
+    assert 0 <= provenance.pop("padding_difference") < 1
     assert provenance == {
         "name": str(tmp_path),
         "revision": None,

@@ -5,7 +5,7 @@ import json
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from checkpoints import EOS, random_model, write_dream, write_llada
+from checkpoints import EOS, random_model, write_dream, write_llada, write_tokenizer
 from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.prompts import Prompt
@@ -69,11 +69,14 @@ def test_a_byte_level_tokenizer_keeps_spaces_and_split_characters(tmp_path):
     assert model.decode([first, unknown, second]) == f"⟨{unknown}⟩é"
 
 
-def test_a_turn_ends_with_the_end_of_turn_token_too(tmp_path):
-    tokenizer = write_byte_level_llada(tmp_path)
-    model = load_model(str(tmp_path), device="cpu")
-    expected = {EOS, tokenizer.token_to_id("<|endoftext|>"), tokenizer.token_to_id("<|eot_id|>")}
-    assert set(model.eos_token_ids) == expected
+@pytest.mark.parametrize(("im_end", "expected"), [(156, [7, EOS, 155, 156]), (160, [7, EOS, 155])])
+def test_a_turn_ends_with_those_end_of_turn_tokens_that_the_model_has(im_end, expected, tmp_path):
+    write_llada(tmp_path)
+    write_tokenizer(tmp_path, 149, {"eos_token": "w7"})
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] |= {"<|eot_id|>": 155, "<|im_end|>": im_end}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert load_model(str(tmp_path), device="cpu").eos_token_ids == expected
 
 
 def test_a_prompt_that_holds_the_mask_token_is_refused():
@@ -99,17 +102,6 @@ def test_messages_without_a_chat_template_are_refused():
     model, _ = random_model("llada")
     with pytest.raises(UserError, match=r"^prompt 'q': has messages, but the model has no chat template; give prompt$"):
         model.encode(Prompt("q", [{"role": "user", "content": "w5"}], None, None, None))
-
-
-def test_messages_that_the_chat_template_refuses_are_an_error_of_one_line(tmp_path):
-    write_llada(tmp_path)
-    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}w5"
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
-    model = load_model(str(tmp_path), device="cpu")
-    assert model.encode(Prompt("q", [{"role": "user", "content": "w6"}], None, None, None)) == [5]
-    with pytest.raises(UserError, match=r"^prompt 'q': the model's chat template refuses it: no system role$"):
-        model.encode(Prompt("q", [{"role": "system", "content": "w6"}], None, None, None))
 
 
 @pytest.mark.parametrize(("single", "prefix", "suffix"), [("B $A", [0], []), ("$A E", [], [1]), ("$A", [], [])])
@@ -154,4 +146,4 @@ def test_dreams_own_tokenizer_needs_none_of_its_code(tmp_path):
     assert ids[-2] == first + 2
     assert model.tokenizer.decode(ids) == f"<|im_start|>user\n{TEXT}<|im_end|>\n"
     assert model.provenance["remote_code"] is False
-    assert first + 2 in model.eos_token_ids
+    assert model.tokenizer.eos_token_id == first

@@ -43,6 +43,9 @@ class Model(Section):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
     )
     trust_remote_code: bool = Field(False, description="Run the checkpoint's own Python code if it is needed.")
+    mask_token_id: int | None = Field(
+        None, description="Id of the mask token, where the checkpoint does not say it or says it wrongly.", ge=0
+    )
 
 
 class Dataset(Section):

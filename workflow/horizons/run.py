@@ -23,6 +23,7 @@ from horizons.errors import UserError
 from horizons.keep import Keep, keep_of
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
+from horizons.models.text import warn_of_unknown
 from horizons.prompts import Prompt, load_prompts
 from horizons.scoring import score
 from horizons.store.background import Background
@@ -86,6 +87,7 @@ def prepare(run: Run) -> Job:
         Request(sample, prompt.id, model.encode(prompt), sample_seed(config.seed, prompt.id))
         for sample, prompt in enumerate(prompts)
     ]
+    warn_of_unknown(prompts, [model.unknown_tokens(prompt) for prompt in prompts])
     check_lengths(requests, config.generation.max_tokens, len(model.suffix_ids), model.context_length)
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
@@ -223,6 +225,7 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
             "task": prompt.task,
             "prompt": prompt.text if prompt.messages is None else prompt.messages,
             "prompt_ids": request.prompt_ids,
+            "unknown_tokens": len(job.model.unknown_tokens(prompt).pieces),
             "output": job.model.decode(output_ids),
             "output_ids": output_ids,
             "nfe": record["forward_passes"],
@@ -244,6 +247,7 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
         "metrics": {
             "num_samples": len(outputs),
             "num_scored": len(scores),
+            "unknown_tokens": sum(output["unknown_tokens"] for output in outputs),
             "score": sum(scores) / len(scores) if scores else None,
         },
         "outputs": outputs,

@@ -5,10 +5,10 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from jinja2 import TemplateError
 
-from horizons.errors import UserError
+from horizons.errors import UserError, first_line
 from horizons.models.session import CanvasModel
+from horizons.models.text import Unknown, content_of, encode_text, find_unknown, render_chat
 from horizons.prompts import Prompt
 
 
@@ -88,10 +88,7 @@ class CheckpointModel:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, up to where the masks begin. Raises UserError for a prompt that can't be used."""
-        if prompt.messages is None:
-            token_ids = self.prefix_ids + self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-        else:
-            token_ids = self.tokenizer(self._render_chat(prompt), add_special_tokens=False)["input_ids"]
+        token_ids = self._encode(prompt)
         if self.mask_token_id in token_ids:
             raise UserError(f"prompt {prompt.id!r}: contains the mask token; it would be taken for an unknown position")
         if not token_ids:
@@ -101,16 +98,27 @@ class CheckpointModel:
                 f"prompt {prompt.id!r}: has the token {max(token_ids)}; the model's vocabulary ends at "
                 f"{self.vocab_size - 1}, so the tokenizer is not this model's"
             )
+        if find_unknown(self.tokenizer, content_of(prompt)).is_all:
+            raise UserError(
+                f"prompt {prompt.id!r}: the tokenizer knows nothing of its text; is the tokenizer the model's, and the "
+                "prompt in its form (case, spaces, language)?"
+            )
         return token_ids
 
-    def _render_chat(self, prompt: Prompt) -> str:
-        if not self.tokenizer.chat_template:
-            raise UserError(f"prompt {prompt.id!r}: has messages, but the model has no chat template; give prompt")
+    def _encode(self, prompt: Prompt) -> list[int]:
         try:
-            # Not tokenized by the template: then the tokenizer would put its special tokens around it once more.
-            return self.tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:
-            raise UserError(f"prompt {prompt.id!r}: the model's chat template refuses it: {error}") from error
+            if prompt.messages is None:
+                return encode_text(self.tokenizer, prompt, self.prefix_ids, self.suffix_ids)
+            return self.tokenizer(render_chat(self.tokenizer, prompt), add_special_tokens=False)["input_ids"]
+        except UserError:
+            raise
+        except Exception as error:  # as of a tokenizer that has no token for what it does not know
+            raise UserError(f"prompt {prompt.id!r}: the tokenizer can't encode it: {first_line(error)}") from error
+
+    def unknown_tokens(self, prompt: Prompt) -> Unknown:
+        """What the tokenizer does not know of a prompt, as the model sees it: with what a chat template adds."""
+        text = prompt.text if prompt.messages is None else render_chat(self.tokenizer, prompt)
+        return find_unknown(self.tokenizer, text)
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of generated tokens up to the first end-of-text; ids the tokenizer lacks show as ⟨id⟩."""

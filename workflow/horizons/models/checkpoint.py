@@ -1,8 +1,10 @@
 """A checkpoint folder: where it is found, what its config.json says, its weights put into a network."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ import torch
 
 from horizons.errors import UserError
 from horizons.models.facts import checkpoint_files, local_folder
+from horizons.models.files import read_generation_config, require_whole_model, require_whole_weights
 from horizons.models.hub import download
+
+# What keys of a config.json that change rotary positions are called.
+ROTARY_KEY = re.compile(r"rope|rotary|yarn|ntk", re.IGNORECASE)
 
 
 @dataclass
@@ -23,6 +29,12 @@ class Checkpoint:
     dtype: torch.dtype
     device_map: str | torch.device  # a device, or "auto" to spread the layers over all GPUs
     trust_remote_code: bool = False
+    mask_token_id: int | None = None  # as the experiment says it, against what the checkpoint does
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """The content of generation_config.json, {} where there is none. Raises UserError where it is damaged."""
+        return read_generation_config(self.name, self.folder)
 
     def refuse(self, problem: object) -> UserError:
         """The error for something in config.json that can't be used."""
@@ -41,6 +53,8 @@ class Checkpoint:
         UserError, as are weights of other shapes and weights that are not part of the network, save
         `ignored_weights`. `stored_name` gives a weight's name in the checkpoint, for these errors.
         """
+        require_whole_weights(self.name, self.folder)
+        _ = self.generation_config  # read now, for an error before the weights are and before transformers reads it
         network, report = network_class.from_pretrained(
             self.folder,
             dtype=self.dtype,
@@ -61,7 +75,22 @@ class Checkpoint:
         unexpected = [weight for weight in report["unexpected_keys"] if not ignored_weights(weight)]
         if unexpected:
             raise UserError(f"{self.name}: has the weight {_first(unexpected)}, which is no part of this model")
+        self._require_tied(network, stored_name)
         return network
+
+    def _require_tied(self, network: torch.nn.Module, stored_name: Callable[[str], str]) -> None:
+        """Raise UserError where a weight that config.json ties to another is stored with values of its own."""
+        weights = dict(network.named_parameters(remove_duplicate=False))
+        # Asked anew: of the pairs it has kept, transformers takes out those whose values differ.
+        for target, source in network.get_expanded_tied_weights_keys(all_submodels=True).items():
+            tied, to = weights.get(target), weights.get(source)
+            if tied is None or to is None or tied is to or torch.equal(tied.to(to.device), to):
+                continue
+            raise UserError(
+                f"{self.name}: has the weight {stored_name(target)}, whose values are not those of "
+                f"{stored_name(source)}, to which config.json ties it (weight_tying, tie_word_embeddings); set that to "
+                "false if the model was trained with both, else take the weight out of the file"
+            )
 
 
 def find_checkpoint(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Path, str | None]:
@@ -70,10 +99,13 @@ def find_checkpoint(name: str, revision: str | None, trust_remote_code: bool) ->
     if folder is not None:
         if revision is not None:
             raise UserError(f"model.revision is {revision!r}; {name} is a local folder, which has none")
+        require_whole_model(name, folder)
         return folder, None
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"model.name is {name!r}; there is no such folder, and a hub id is owner/name")
-    return download(name, revision, trust_remote_code)
+    folder, commit = download(name, revision, trust_remote_code)
+    require_whole_model(name, folder)
+    return folder, commit
 
 
 def require_weights(name: str, folder: Path) -> None:
@@ -121,6 +153,35 @@ def require_switches(config: dict[str, Any], required: dict[str, object], defaul
         if found != value:
             stated = f"is missing, which means {found!r}" if stored is None else f"is {found!r}"
             raise ValueError(f"{key} {stated}; only {value!r} is supported")
+
+
+def plain_rope_theta(config: dict[str, Any], implemented: tuple[str, ...] = ()) -> float:
+    """The base of rotary positions over whole heads without any scaling, from a config.json.
+
+    Raises ValueError, naming the key, where it is missing or said in two ways, or where config.json sets anything else
+    of rotary positions but the `implemented` keys: that would change every logit.
+    """
+    for key, value in config.items():
+        if key in ("rope_theta", *implemented) or not ROTARY_KEY.search(key):
+            continue
+        if not sets_no_rotary(key, value):
+            raise ValueError(f"{key} is {value!r}; only plain rotary positions with a rope_theta are supported")
+    parameters = config.get("rope_parameters") or {}
+    thetas = [found["rope_theta"] for found in (config, parameters) if found.get("rope_theta") is not None]
+    if len(set(map(repr, thetas))) > 1:
+        raise ValueError(f"rope_theta is {thetas[0]!r}, and {thetas[1]!r} in rope_parameters; only one can be right")
+    found = {"rope_theta": thetas[0] if thetas else None}
+    require_numbers(found, ["rope_theta"])
+    return float(found["rope_theta"])
+
+
+def sets_no_rotary(key: str, value: object) -> bool:
+    """Whether a key leaves rotary positions plain: it is off, takes in the whole of each head, or says so."""
+    if key in ("rope_scaling", "rope_parameters") and isinstance(value, dict):
+        return all(sets_no_rotary(part, inner) for part, inner in value.items() if part != "rope_theta")
+    if key == "partial_rotary_factor" or key.endswith("_pct"):
+        return value in (None, 1)
+    return value in (None, False) or (key in ("rope_type", "type") and value == "default")
 
 
 def _require_key(config: dict[str, Any], key: str) -> None:

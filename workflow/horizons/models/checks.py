@@ -1,6 +1,9 @@
-"""What is checked of a model when it is loaded: that padding changes nothing, and that it looks ahead."""
+"""What is checked of a model when it is loaded: its logits are numbers, it looks ahead, padding changes nothing."""
+
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from horizons.errors import UserError
 from horizons.models.base import CheckpointModel
@@ -10,6 +13,40 @@ from horizons.models.base import CheckpointModel
 PADDING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 CANVAS_LENGTH = 16
+
+
+def is_distribution(logits: torch.Tensor) -> torch.Tensor:
+    """Whether logits (..., vocab_size) give probabilities: none NaN or +inf, and not all -inf. Gives (...) bool."""
+    return logits.amax(-1).isfinite()  # the largest is NaN where any is
+
+
+def check_finite(name: str, model: CheckpointModel, folder: Path) -> None:
+    """Raise UserError where the logits of a canvas are no distribution, saying where and which weight is to blame."""
+    length = min(CANVAS_LENGTH, model.context_length or CANVAS_LENGTH)
+    canvas = torch.tensor([_ordinary_tokens(model, length - 2) + [model.mask_token_id] * 2])
+    logits = model.logits(canvas, None, torch.arange(1, length)[None])[0]
+    wrong = ~is_distribution(logits)
+    if not wrong.any():
+        return
+    row = int(wrong.nonzero()[0])
+    worst = logits[row].float()
+    found = "NaN" if worst.isnan().any() else "infinite" if (worst == float("inf")).any() else "all -inf"
+    raise UserError(
+        f"{name}: its logits are {found} at {int(wrong.sum())} of {length - 1} positions of the first canvas, first at "
+        f"position {row + 1}; {_cause(model, folder)}"
+    )
+
+
+def _cause(model: CheckpointModel, folder: Path) -> str:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for weight in file.keys():  # noqa: SIM118, no mapping
+                values = file.get_tensor(weight)
+                if values.is_floating_point() and not values.isfinite().all():
+                    return f"the weight {weight} in {path.name} holds NaN or infinity; bring the checkpoint here anew"
+    if model.dtype == torch.float16:
+        return "the weights are finite, so the model overflows float16; set model.dtype to bfloat16 or float32"
+    return "the weights are finite, so it is the model's code or its config.json that makes them so"
 
 
 def check_padding(name: str, model: CheckpointModel) -> float:
@@ -35,8 +72,11 @@ def check_padding(name: str, model: CheckpointModel) -> float:
     ).float()
     if alone.shape[-1] != model.vocab_size:
         raise UserError(f"{name}: gives {alone.shape[-1]} logits; its vocab_size is {model.vocab_size}")
-    difference = (batched - alone).abs().max().item()
-    tolerance = PADDING_TOLERANCE[model.dtype] * max(1.0, alone.abs().max().item())
+    if not is_distribution(batched).all():
+        raise UserError(f"{name}: logits of a padded batch are NaN or infinite, though none without padding is")
+    # A logit of -inf, as of a token that can't be, is no difference where both have it.
+    difference = (batched - alone).abs().where(batched != alone, 0).max().item()
+    tolerance = PADDING_TOLERANCE[model.dtype] * max(1.0, alone[alone.isfinite()].abs().max().item())
     if not difference <= tolerance:
         raise UserError(
             f"{name}: logits of a padded batch differ by {difference:.3g} from those without padding (tolerance "

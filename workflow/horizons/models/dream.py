@@ -5,10 +5,10 @@ from typing import Any
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from horizons.models.base import Family
-from horizons.models.checkpoint import Checkpoint, require_integers, require_numbers, require_switches
+from horizons.models.checkpoint import Checkpoint, plain_rope_theta, require_integers, require_numbers, require_switches
 
 # Switches of Dream's config that its published code reads, and the values for which it is exactly Qwen2.
-REQUIRED_SWITCHES: dict[str, object] = {"hidden_act": "silu", "use_sliding_window": False, "rope_scaling": None}
+REQUIRED_SWITCHES: dict[str, object] = {"hidden_act": "silu", "use_sliding_window": False}
 
 # The tokenizer that comes with Dream's code is a copy of Qwen2's.
 TOKENIZER_CLASSES: dict[str, type] = {"DreamTokenizer": Qwen2Tokenizer}
@@ -38,7 +38,10 @@ def qwen2_config(config: dict[str, Any]) -> Qwen2Config:
     config = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False} | config
     sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
     require_integers(config, [*sizes, "vocab_size", "max_position_embeddings"])
-    require_numbers(config, ["rope_theta", "rms_norm_eps"])
+    require_numbers(config, ["rms_norm_eps"])
+    rope_theta = plain_rope_theta(config)
+    if set(config.get("layer_types") or []) - {"full_attention"}:
+        raise ValueError(f"layer_types is {config['layer_types']!r}; only full_attention is supported")
     if config["hidden_size"] % config["num_attention_heads"]:
         raise ValueError("hidden_size must be a multiple of num_attention_heads")
     if config["num_attention_heads"] % config["num_key_value_heads"]:
@@ -48,7 +51,7 @@ def qwen2_config(config: dict[str, Any]) -> Qwen2Config:
         vocab_size=config["vocab_size"],
         max_position_embeddings=config["max_position_embeddings"],
         rms_norm_eps=float(config["rms_norm_eps"]),
-        rope_parameters={"rope_type": "default", "rope_theta": float(config["rope_theta"])},
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         tie_word_embeddings=bool(config["tie_word_embeddings"]),
         use_sliding_window=False,
         pad_token_id=None,  # else the embedding of Dream's pad, which is its end-of-text, would not be trained

@@ -76,14 +76,29 @@ def local_folder(name: str) -> Path | None:
 def read_config(name: str, folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's config.json. Raises UserError, naming the checkpoint, where it can't be read."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        return read_object(name, folder / "config.json")
     except FileNotFoundError as error:
         raise UserError(f"{name}: has no config.json; model.name must be the folder of a checkpoint") from error
+
+
+def read_object(name: str, path: Path) -> dict[str, Any]:
+    """The object that a JSON file of a checkpoint holds, with token ids that are such. Raises UserError else.
+
+    `mask_token_id` is left to where it is needed. A file that is not there is for the caller to tell.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{name}: config.json can't be read: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{name}: config.json holds {type(config).__name__}; it must be an object")
-    return config
+        raise UserError(f"{name}: {path.name} can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{name}: {path.name} holds {type(content).__name__}; it must be an object")
+    for key, value in content.items():
+        ids = value if isinstance(value, list) else [value]
+        if key.endswith("_token_id") and key != "mask_token_id" and not all(map(_id_or_none, ids)):
+            raise UserError(f"{name}: {path.name}: {key} is {value!r}; it must be an id, a list of ids or null")
+    return content
 
 
 def vocab_size_of(config: dict[str, Any]) -> int | None:
@@ -158,3 +173,7 @@ def _indexed_weights(folder: Path) -> tuple[list[Path], int | None] | None:
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
     return paths, total_size if isinstance(total_size, int) else None
+
+
+def _id_or_none(token: object) -> bool:
+    return token is None or (isinstance(token, int) and not isinstance(token, bool))

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from horizons.models.base import Family
-from horizons.models.checkpoint import Checkpoint, require_integers, require_numbers, require_switches
+from horizons.models.checkpoint import Checkpoint, plain_rope_theta, require_integers, require_numbers, require_switches
 
 # The switches of LLaDA's config that must have these values for its block to be exactly Llama's ...
 REQUIRED_SWITCHES: dict[str, object] = {
@@ -33,9 +33,14 @@ REQUIRED_SWITCHES: dict[str, object] = {
 PUBLISHED_DEFAULTS: dict[str, object] = {
     "activation_type": "swiglu",
     "block_type": "sequential",
-    "include_bias": True,
     "layer_norm_type": "default",
     "rope": False,
+}
+PUBLISHED_SIZES: dict[str, Any] = {
+    "embedding_size": 50304,  # null is vocab_size
+    "mlp_ratio": 4,
+    "rms_norm_eps": 1e-5,
+    "weight_tying": True,
 }
 
 # LLaDA's name of each weight, and Llama's; {} stands for the number of the block.
@@ -74,18 +79,20 @@ def llama_config(config: dict[str, Any]) -> LlamaConfig:
 
     Raises ValueError, naming the key, where `config` lacks one or has a switch that this mapping is not right for.
     """
-    config = {"mlp_ratio": 4, "rms_norm_eps": 1e-5, "weight_tying": True} | config  # the published code's defaults
+    config = PUBLISHED_SIZES | config
     require_switches(config, REQUIRED_SWITCHES, PUBLISHED_DEFAULTS)
-    if config.get("multi_query_attention"):
-        raise ValueError("multi_query_attention is True; give n_kv_heads: 1 instead")
+    kv_heads = config.get("n_kv_heads")
+    if config.get("multi_query_attention") and kv_heads not in (None, 1):
+        raise ValueError(f"multi_query_attention is True; n_kv_heads is {kv_heads!r}, and must be 1 with it")
     sizes = {
         "embedding_size": config.get("embedding_size") or config.get("vocab_size"),
         "mlp_hidden_size": config.get("mlp_hidden_size") or config["mlp_ratio"] * config.get("d_model", 0),
-        "n_kv_heads": config.get("n_kv_heads") or config.get("n_heads"),
+        "n_kv_heads": 1 if config.get("multi_query_attention") else kv_heads or config.get("n_heads"),
     }
     config |= sizes
     require_integers(config, ["d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length", *sizes])
-    require_numbers(config, ["rope_theta", "rms_norm_eps"])
+    require_numbers(config, ["rms_norm_eps"])
+    rope_theta = plain_rope_theta(config, implemented=("rope", "rope_full_precision"))
     if config["d_model"] % config["n_heads"] or config["n_heads"] % config["n_kv_heads"]:
         raise ValueError("d_model must be a multiple of n_heads, and n_heads of n_kv_heads")
     return LlamaConfig(
@@ -97,7 +104,7 @@ def llama_config(config: dict[str, Any]) -> LlamaConfig:
         num_key_value_heads=config["n_kv_heads"],
         max_position_embeddings=config["max_sequence_length"],
         rms_norm_eps=float(config["rms_norm_eps"]),
-        rope_parameters={"rope_type": "default", "rope_theta": float(config["rope_theta"])},
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         tie_word_embeddings=bool(config["weight_tying"]),
         attention_bias=False,
         mlp_bias=False,

@@ -16,10 +16,10 @@ from horizons.errors import UserError, first_line
 from horizons.models import FAMILIES, vocabulary
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint, find_checkpoint, folder_checksum, require_weights
-from horizons.models.checks import check_bidirectional, check_padding
+from horizons.models.checks import check_bidirectional, check_finite, check_padding
 from horizons.models.facts import read_config
 from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
-from horizons.models.vocabulary import find_special_tokens
+from horizons.models.vocabulary import find_special_tokens, warn_of_small_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +30,14 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    mask_token_id: int | None = None,
 ) -> CheckpointModel:
     """Load a masked diffusion model from a local folder or, by its id, from the Hugging Face hub.
 
     `dtype` auto is the checkpoint's on a GPU and float32 on CPU; `device` auto is the first GPU, all of them for a
-    model that is larger, or the CPU. The model's `provenance` says what was loaded. Raises UserError, in one line,
-    where the checkpoint can't be had or is not one this project computes rightly.
+    model that is larger, or the CPU. `mask_token_id` has precedence over what the checkpoint says. The model's
+    `provenance` says what was loaded. Raises UserError, in one line, where the checkpoint can't be had or is not one
+    this project computes rightly.
     """
     main_device = resolve_device(device)
     with _quiet_libraries():
@@ -44,12 +46,13 @@ def load_model(
         require_weights(name, folder)
         weights_dtype = resolve_dtype(name, dtype, main_device, config)
         device_map = resolve_device_map(device, main_device, folder, config, weights_dtype)
-        checkpoint = Checkpoint(name, folder, config, weights_dtype, device_map, trust_remote_code)
+        checkpoint = Checkpoint(name, folder, config, weights_dtype, device_map, trust_remote_code, mask_token_id)
         with _in_one_line(name, "can't be loaded"):
             adapter = choose_adapter(checkpoint)
             family = importlib.import_module(f"{__package__}.{adapter}").load(checkpoint)
             model = _assemble(checkpoint, family)
         with _in_one_line(name, "fails on its first canvases"):
+            check_finite(name, model, folder)
             check_bidirectional(name, model)
             padding_difference = check_padding(name, model)
     model.provenance = {
@@ -98,6 +101,7 @@ def _assemble(checkpoint: Checkpoint, family: Family) -> CheckpointModel:
     tokenizer = vocabulary.load_tokenizer(checkpoint, family.tokenizer_classes)
     vocab_size = family.network.config.vocab_size
     special = find_special_tokens(checkpoint, family, tokenizer, vocab_size)
+    warn_of_small_vocabulary(checkpoint.name, tokenizer, vocab_size)
     return CheckpointModel(
         family=family,
         tokenizer=tokenizer,

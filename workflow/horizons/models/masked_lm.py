@@ -2,10 +2,10 @@
 
 import re
 
-from transformers import AutoModelForMaskedLM
+from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from horizons.models.base import Family
-from horizons.models.checkpoint import Checkpoint
+from horizons.models.checkpoint import ROTARY_KEY, Checkpoint, sets_no_rotary
 
 # Models whose positions are learned and start after the padding id lose that many of their positions.
 OFFSET_POSITIONS = {
@@ -28,6 +28,7 @@ OTHER_TASKS = re.compile(r"pooler\.|^cls\.seq_relationship\.|sop_classifier\.|co
 
 def load(checkpoint: Checkpoint) -> Family:
     """Load a checkpoint through `AutoModelForMaskedLM`."""
+    _require_rotary_heeded(checkpoint)
     network = checkpoint.load_network(
         AutoModelForMaskedLM,
         ignored_weights=lambda weight: OTHER_TASKS.search(weight) is not None,
@@ -38,3 +39,18 @@ def load(checkpoint: Checkpoint) -> Family:
         context_length -= network.config.pad_token_id + 1
     # config.json has a mask_token_id, too, for some: XLM's is 0, which is not its mask.
     return Family(network, context_length, mask_id_in_tokenizer=True)
+
+
+def _require_rotary_heeded(checkpoint: Checkpoint) -> None:
+    """Raise UserError where config.json sets something of rotary positions that transformers' network takes no note of.
+
+    A config class with `rope_parameters` reads the older keys into them, whatever they are called.
+    """
+    model_type = checkpoint.config["model_type"]
+    config_class = CONFIG_MAPPING[model_type]
+    known = {*vars(config_class()), *getattr(config_class, "attribute_map", {})}
+    if "rope_parameters" in known:
+        return
+    for key, value in checkpoint.config.items():
+        if key not in known and ROTARY_KEY.search(key) and not sets_no_rotary(key, value):
+            raise checkpoint.refuse(f"{key} is {value!r}; transformers' {model_type} has no such rotary positions")
