@@ -84,11 +84,13 @@ class Workflow:
     Its process is forked from one that has imported Snakemake: that takes longer than a dry run does.
     """
 
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
-        """Start it with the copy's own library; `variables` are of the environment."""
+    def __init__(
+        self, folder: Path, *arguments: str, before: Callable[[], object] | None = None, **variables: str
+    ) -> None:
+        """Start it with the copy's own library; `before` is called in its process, `variables` are of its environment."""
         self._output = tempfile.TemporaryDirectory()
         self._command = ["--cores", "1", *arguments]
-        options = (self._command, folder, copy_environment(folder) | variables, self._paths())
+        options = (self._command, folder, copy_environment(folder) | variables, self._paths(), before)
         self._process = FORKS.Process(target=_be_snakemake, args=options)
         self._process.start()
         self.pid: int = self._process.pid
@@ -142,7 +144,13 @@ class Workflow:
         self._output.cleanup()
 
 
-def _be_snakemake(arguments: list[str], folder: Path, environment: dict[str, str], outputs: list[Path]) -> None:
+def _be_snakemake(
+    arguments: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    outputs: list[Path],
+    before: Callable[[], object] | None,
+) -> None:
     os.setsid()
     for descriptor, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
@@ -153,6 +161,8 @@ def _be_snakemake(arguments: list[str], folder: Path, environment: dict[str, str
     sys.path[:0] = ["", environment["PYTHONPATH"]]
     from snakemake.cli import main
 
+    if before:
+        before()
     main(arguments)
 
 
