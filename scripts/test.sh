@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
-python -m pytest "$@"
+# A file of tests at a time to each worker. One worker more than cores, since a Slurm is mostly waited for.
+python -m pytest --numprocesses "$(($(nproc) + 1))" --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"

@@ -2,15 +2,27 @@
 
 import copy
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Self, TypeVar
 
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
+T = TypeVar("T")
+LONGEST = 1800  # seconds; a workflow that takes longer hangs
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["snakemake.cli", "pydantic", "yaml"])
 
 SMALL_EXPERIMENT = {
     "seed": 7,
@@ -66,11 +78,98 @@ def snakemake_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
 
 
+class Workflow:
+    """The workflow of a folder while it runs, as `python -m snakemake` runs it, in a process group of its own.
+
+    Its process is forked from one that has imported Snakemake: that takes longer than a dry run does.
+    """
+
+    def __init__(
+        self, folder: Path, *arguments: str, before: Callable[[], object] | None = None, **variables: str
+    ) -> None:
+        """Start it with the copy's own library; `before` is called in its process, `variables` are of its environment."""
+        self._output = tempfile.TemporaryDirectory()
+        self._command = ["--cores", "1", *arguments]
+        options = (self._command, folder, copy_environment(folder) | variables, self._paths(), before)
+        self._process = FORKS.Process(target=_be_snakemake, args=options)
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    def _paths(self) -> list[Path]:
+        return [Path(self._output.name, name) for name in ("stdout", "stderr")]
+
+    @property
+    def stderr(self) -> str:
+        """What it has written to standard error so far."""
+        return self._paths()[1].read_text()
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float = LONGEST) -> bool:
+        """Whether it ends within so many seconds."""
+        self._process.join(seconds)
+        return self.returncode is not None
+
+    def wait_until(self, condition: Callable[[], T]) -> T:
+        """What the condition gives as soon as that is true, while the workflow runs."""
+        end = time.monotonic() + LONGEST
+        while not (found := condition()):
+            assert self.returncode is None, self.stderr
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        return found
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and its jobs."""
+        os.killpg(self.pid, number)
+
+    def finish(self) -> subprocess.CompletedProcess[str]:
+        """Wait for its end; one that takes longer than LONGEST hangs."""
+        assert self.wait(), f"still running after {LONGEST} s: {self.stderr}"
+        stdout, stderr = (path.read_text() for path in self._paths())
+        return subprocess.CompletedProcess(self._command, self.returncode, stdout, stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill it and its jobs, if they still run."""
+        with suppress(ProcessLookupError):  # it has ended, or has no group yet
+            self.signal(signal.SIGKILL)
+        self._process.kill()
+        self._process.join()
+        self._output.cleanup()
+
+
+def _be_snakemake(
+    arguments: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    outputs: list[Path],
+    before: Callable[[], object] | None,
+) -> None:
+    os.setsid()
+    for descriptor, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["snakemake", *arguments]
+    sys.path[:0] = ["", environment["PYTHONPATH"]]
+    from snakemake.cli import main
+
+    if before:
+        before()
+    main(arguments)
+
+
 def run_snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the workflow of a copy of the repository, with the copy's own library."""
-    return subprocess.run(
-        snakemake_command(*arguments), cwd=folder, env=copy_environment(folder), capture_output=True, text=True
-    )
+    with Workflow(folder, *arguments) as workflow:
+        return workflow.finish()
 
 
 def copy_environment(folder: Path) -> dict[str, str]:

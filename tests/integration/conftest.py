@@ -1,27 +1,47 @@
-"""The repository copied, and the small experiment run in such a copy, once for all tests."""
+"""The repository copied, and the small experiment run in such a copy, once for all tests and all workers."""
 
+import compileall
 import shutil
 import time
 
 import pytest
+from filelock import FileLock
 
 from workflows import copy_repository, run_snakemake
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory):
-    """A copy of the repository; not to be changed."""
-    return copy_repository(tmp_path_factory.mktemp("pristine"))
+def shared(tmp_path_factory, worker_id):
+    """A folder that all workers of this session have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def first_run(pristine, tmp_path_factory):
+def pristine(shared):
+    """A copy of the repository; not to be changed."""
+    folder = shared / "pristine"
+    with FileLock(shared / "pristine.lock"):
+        if not folder.exists():
+            copy_repository(folder)
+            compileall.compile_dir(folder / "workflow/horizons", quiet=1)  # once, and not in every copy of it
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_run(pristine, shared):
     """A copy of the repository in which the small experiment has been run, and the seconds it took."""
-    folder = shutil.copytree(pristine, tmp_path_factory.mktemp("finished") / "repository")
-    start = time.monotonic()
-    run = run_snakemake(folder, "results/small/summary.csv")
-    assert run.returncode == 0, run.stderr
-    return folder, time.monotonic() - start
+    folder, seconds = shared / "finished/repository", shared / "seconds"
+    with FileLock(shared / "finished.lock"):
+        if not seconds.exists():
+            shutil.copytree(pristine, folder)
+            start = time.monotonic()
+            run = run_snakemake(folder, "results/small/summary.csv")
+            assert run.returncode == 0, run.stderr
+            seconds.write_text(str(time.monotonic() - start))
+    return folder, float(seconds.read_text())
 
 
 @pytest.fixture(scope="session")

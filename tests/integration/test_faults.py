@@ -6,8 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,43 +13,10 @@ import pytest
 
 from horizons.validation import validate_triple
 from triples import random_samples, write_triple
-from workflows import contents, copy_environment, run_snakemake, snakemake_command, write_experiment
+from workflows import Workflow, contents, run_snakemake, write_experiment
 
 TRIPLE = ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
 KILLS = 20
-LONGEST = 600  # seconds; a workflow that takes longer hangs
-
-
-@contextmanager
-def started(folder, *arguments):
-    """A workflow in a process group of its own, killed whole at the end if it still runs."""
-    process = subprocess.Popen(
-        snakemake_command(*arguments),
-        cwd=folder,
-        env=copy_environment(folder),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        kill(process)
-
-
-def kill(process):
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-def wait_for(condition, process):
-    end = time.monotonic() + LONGEST
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def log_of(folder, rule, name="small/00000"):
@@ -67,36 +32,25 @@ def error_lines(log):
     return [line for line in log.splitlines() if " ERROR " in line]
 
 
-def test_a_workflow_killed_at_any_moment_and_run_again_gives_the_bytes_of_an_undisturbed_one(
-    pristine, first_run, tmp_path
-):
+def test_a_workflow_killed_at_any_moment_and_run_again_gives_the_bytes_of_an_undisturbed_one(repository, first_run):
+    """Kill it again and again, each time a little further on; when it gets to its end it begins anew."""
     finished, duration = first_run
     expected = contents(finished / "results/small")
-
-    def disturb(seed):
-        """Kill again and again, each time a little further on; a workflow that gets to its end begins anew."""
-        folder = shutil.copytree(pristine, tmp_path / f"killed_{seed}")
-        rng = random.Random(seed)
-        kills = 0
-        while True:
-            to_be_killed = kills < KILLS // 2
-            # --nolock stands for --unlock before each: a lock that a killed workflow leaves is another test.
-            with started(folder, "--nolock", "results/small/summary.csv") as process:
-                try:
-                    process.communicate(timeout=rng.uniform(0.5, 0.7 * duration) if to_be_killed else LONGEST)
-                except subprocess.TimeoutExpired:
-                    if not to_be_killed:
-                        raise
-                    kills += 1
-                    continue
-            assert process.returncode == 0
-            assert contents(folder / "results/small") == expected
-            if not to_be_killed:
-                return
-            shutil.rmtree(folder / "results")
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(disturb, range(2)))
+    rng = random.Random(0)
+    kills = 0
+    while True:
+        # --nolock stands for --unlock before each: a lock that a killed workflow leaves is another test.
+        with Workflow(repository, "--nolock", "results/small/summary.csv") as workflow:
+            # Long enough for its start and one job, of which there are eleven, so that it gets on.
+            if kills < KILLS and not workflow.wait(rng.uniform(0, 0.35 * duration)):
+                kills += 1
+                continue
+            run = workflow.finish()
+        assert run.returncode == 0, run.stderr
+        assert contents(repository / "results/small") == expected
+        if kills == KILLS:
+            return
+        shutil.rmtree(repository / "results")
 
 
 def test_an_unsound_triple_keeps_its_report_and_the_later_stages_do_not_run(finished, tmp_path):
@@ -165,25 +119,25 @@ def test_a_read_only_results_folder_is_told_in_one_line(repository):
 def test_a_results_folder_that_vanishes_is_told_in_one_line_and_leaves_nothing(repository):
     write_experiment(repository, "small", generation__max_tokens=64, dataset__limit=20)
     results = repository / "results/small"
-    with started(repository, "results/small/00000.json.gz") as process:
-        wait_for((results / ".00000.safetensors.tmp").exists, process)
+    with Workflow(repository, "results/small/00000.json.gz") as workflow:
+        workflow.wait_until((results / ".00000.safetensors.tmp").exists)
         results.rename(repository / "vanished")  # at once, not file by file while the job makes new ones
-        _, stderr = process.communicate(timeout=LONGEST)
-    assert process.returncode == 1
+        run = workflow.finish()
+    assert run.returncode == 1
     assert visible(results) == []
     [line] = error_lines(log_of(repository, "generate"))
     assert "No such file or directory" in line
-    assert line.split(" ERROR ")[1] in stderr
+    assert line.split(" ERROR ")[1] in run.stderr
     assert "Traceback" not in log_of(repository, "generate")
 
 
 def test_a_second_workflow_says_why_it_cannot_start_and_a_killed_ones_lock_can_be_lifted(repository):
     # What two workflows may not share is a file that one of them writes; other runs may be made at the same time.
-    with started(repository, "results/small/00000.json.gz") as process:
-        wait_for(lambda: list((repository / ".snakemake/locks").glob("*")), process)
-        os.killpg(process.pid, signal.SIGSTOP)  # it must not be done before the second has started
+    with Workflow(repository, "results/small/00000.json.gz") as first:
+        first.wait_until(lambda: list((repository / ".snakemake/locks").glob("*")))
+        first.signal(signal.SIGSTOP)  # it must not be done before the second has started
         second = run_snakemake(repository, "results/small/summary.csv")
-        assert process.poll() is None
+        assert first.returncode is None
     assert second.returncode == 1
     assert "Directory cannot be locked" in second.stderr
     assert "--unlock" in second.stderr

@@ -2,24 +2,27 @@
 
 import os
 import re
-import subprocess
 from datetime import datetime
 
 from horizons.validation import validate_triple
-from workflows import contents, copy_environment, snakemake_command, write_experiment
+from workflows import Workflow, contents, write_experiment
 
 
-def test_jobs_at_the_same_time_take_different_devices_and_the_results_do_not_tell_which(repository, tmp_path):
+def test_jobs_at_the_same_time_take_different_devices_and_the_results_do_not_tell_which(
+    repository, tmp_path, monkeypatch
+):
     write_experiment(repository, "small", model__device="auto")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment |= copy_environment(repository) | {"CUDA_VISIBLE_DEVICES": "6,7", "TMPDIR": str(tmp_path)}
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
     targets = [f"results/small/{run}.json.gz" for run in ("00000", "00001")]
 
-    def run(*arguments, **changes):
-        command = snakemake_command(*arguments, "--resources", "gpu=2")
-        subprocess.run(command, cwd=repository, env=environment | changes, check=True, capture_output=True)
+    def run(*arguments, gpus):
+        variables = {"CUDA_VISIBLE_DEVICES": gpus, "TMPDIR": str(tmp_path)}
+        with Workflow(repository, *arguments, "--resources", "gpu=2", **variables) as workflow:
+            finished = workflow.finish()
+        assert finished.returncode == 0, finished.stderr
 
-    run(*targets, "--cores", "2")
+    run(*targets, "--cores", "2", gpus="6,7")
 
     logs = [(repository / f"logs/generate/small/{run}.log").read_text() for run in ("00000", "00001")]
     (first_start, first_end), (second_start, second_end) = map(times, logs)
@@ -28,7 +31,7 @@ def test_jobs_at_the_same_time_take_different_devices_and_the_results_do_not_tel
     assert [validate_triple(repository / target) for target in targets] == [[], []]
 
     before = contents(repository / "results")
-    run(targets[0], "--forcerun", "generate", CUDA_VISIBLE_DEVICES="8")
+    run(targets[0], "--forcerun", "generate", gpus="8")
     assert "takes GPU 8" in (repository / "logs/generate/small/00000.log").read_text()
     assert contents(repository / "results") == before
 

@@ -1,9 +1,6 @@
 """Results in an object store: a server that speaks the S3 protocol, on the loopback address."""
 
-import os
 import signal
-import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
@@ -13,10 +10,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from horizons.validation import validate_triple
-from workflows import contents, copy_environment, slow_down, snakemake_command, write_experiment
+from workflows import Workflow, contents, slow_down, write_experiment
 
 BUCKET, PREFIX = "bucket", "project"
-LONGEST = 1200  # seconds; a workflow that takes longer hangs
 
 
 class Store:
@@ -53,22 +49,15 @@ class Store:
         return target
 
     def start(self, repository, *arguments):
-        """The workflow with its results in the store, in a process group of its own."""
+        """The workflow with its results in the store."""
         options = ["--default-storage-provider", "s3", "--default-storage-prefix", f"s3://{BUCKET}/{PREFIX}"]
-        return subprocess.Popen(
-            snakemake_command(*arguments, *options, "--storage-s3-endpoint-url", self.endpoint),
-            cwd=repository,
-            env=copy_environment(repository) | self.credentials,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        options += ["--storage-s3-endpoint-url", self.endpoint]
+        return Workflow(repository, *arguments, *options, **self.credentials)
 
     def run(self, repository, *arguments):
-        process = self.start(repository, *arguments)
-        _, stderr = process.communicate(timeout=LONGEST)
-        return process.returncode, stderr
+        with self.start(repository, *arguments) as workflow:
+            run = workflow.finish()
+        assert run.returncode == 0, run.stderr
 
 
 @pytest.fixture
@@ -84,8 +73,7 @@ def store():
 def test_results_in_a_bucket_are_those_on_a_disk_and_nothing_of_the_repository_goes_there(
     store, repository, finished, tmp_path
 ):
-    returncode, stderr = store.run(repository, "results/small/summary.csv")
-    assert returncode == 0, stderr
+    store.run(repository, "results/small/summary.csv")
     assert {key.split("/")[0] for key in store.objects()} == {"results", "logs", "benchmarks"}
     assert [path.name for path in (repository / "results").rglob("*")] == ["README.md"]
     downloaded = store.download("results/small", tmp_path / "downloaded")
@@ -100,17 +88,15 @@ def test_a_killed_job_and_a_killed_workflow_leave_nothing_in_the_bucket_and_the_
     slow_down(repository)
     arguments = ["results/small/00000.json.gz", "--nolock"]
     for kill in (kill_job, kill_workflow):
-        process = store.start(repository, *arguments)
-        [journal] = wait_for(lambda: begun(repository), process)
-        kill(process)
-        process.communicate(timeout=LONGEST)
-        assert process.returncode != 0
+        with store.start(repository, *arguments) as workflow:
+            [journal] = workflow.wait_until(lambda: begun(repository))
+            kill(workflow)
+            assert workflow.finish().returncode != 0
         assert journal.exists()
         assert store.objects("results") == []
         assert store.unfinished_uploads() == []
 
-    returncode, stderr = store.run(repository, *arguments)
-    assert returncode == 0, stderr
+    store.run(repository, *arguments)
     downloaded = store.download("results/small", tmp_path / "downloaded")
     assert sorted(contents(downloaded)) == ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
     assert validate_triple(downloaded / "00000.json.gz") == []
@@ -134,14 +120,4 @@ def kill_job(workflow):
 
 
 def kill_workflow(workflow):
-    os.killpg(workflow.pid, signal.SIGKILL)
-
-
-def wait_for(found, process):
-    """What is found as soon as anything is, while the workflow runs."""
-    end = time.monotonic() + LONGEST
-    while not (result := found()):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return result
+    workflow.signal(signal.SIGKILL)

@@ -1,20 +1,19 @@
 """The workflow through profiles/slurm on a one-node Slurm: the bytes of a local run, whatever becomes of a job."""
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
-from workflows import REPOSITORY, contents, copy_environment, run_snakemake, slow_down, write_experiment
+from workflows import REPOSITORY, Workflow, contents, run_snakemake, slow_down, write_experiment
 
 DAEMONS = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 MISSING = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if shutil.which(tool, path=DAEMONS) is None]
@@ -22,8 +21,6 @@ pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"no {', '.join(MISSING)}; apt-get install --no-install-recommends slurm-wlm munge"
 )
 
-THROUGH_SLURM = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"]
-LONGEST = 1800  # seconds; a workflow that takes longer hangs
 LONG = "results/long/00000.json.gz"
 
 
@@ -56,28 +53,18 @@ def slurm():
 
 @pytest.fixture(scope="module")
 def local(pristine, tmp_path_factory):
-    """A copy of the repository for what is run without Slurm, with two experiments more.
-
-    `short` is the baseline with two of its tasks, `long` one run of many batches.
-    """
+    """A copy of the repository for what is run without Slurm, with one experiment more: a run of many batches."""
     folder = shutil.copytree(pristine, tmp_path_factory.mktemp("local") / "repository")
-    baseline = yaml.safe_load((folder / "config/baseline.yaml").read_text())
-    baseline["sweep"]["dataset.task"] = ["copy", "shuffle"]
-    (folder / "config/short.yaml").write_text(yaml.safe_dump(baseline))
-    write_experiment(folder, "long", dataset__limit=16, generation__batch_size=1, sweep={})
+    write_experiment(folder, "long", dataset__limit=10, generation__batch_size=1, sweep={})
     return folder
 
 
 @pytest.fixture(scope="module")
 def long_results(local):
     """The files of `long`, made without Slurm."""
-    return made_locally(local, "long", LONG)
-
-
-def made_locally(folder, experiment, target):
-    run = run_snakemake(folder, target)
+    run = run_snakemake(local, LONG)
     assert run.returncode == 0, run.stderr
-    return contents(folder / "results" / experiment)
+    return contents(local / "results/long")
 
 
 @pytest.fixture
@@ -95,20 +82,19 @@ def cluster(local, slurm, tmp_path):  # noqa: ARG001
 @contextmanager
 def submitted(folder, *arguments):
     """The workflow through the Slurm profile; only the looks at the queue are more frequent than there."""
-    often = ["--slurm-init-seconds-before-status-checks", "1", "--slurm-keep-successful-logs"]
-    command = [*THROUGH_SLURM, "--jobs", "2", *often, *arguments]
-    log = folder / "workflow.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, cwd=folder, env=copy_environment(folder), stdout=file, stderr=subprocess.STDOUT
-        )
+    options = ["--profile", "profiles/slurm", "--jobs", "2", "--slurm-keep-successful-logs"]
     try:
-        yield process
-        assert process.wait(LONGEST) == 0, log.read_text()
+        with Workflow(folder, *options, *arguments, before=look_often) as workflow:
+            yield workflow
+            run = workflow.finish()
+        assert run.returncode == 0, run.stderr
     finally:
-        process.kill()
-        process.wait()
         subprocess.run(["scancel", "--user", str(os.getuid())], check=True)
+
+
+def look_often():
+    """Have Snakemake look at the queue each second: there is no option against ever longer pauses between looks."""
+    RemoteExecutor.sleep = lambda _: asyncio.sleep(1)
 
 
 def jobs_of(folder, name):
@@ -121,16 +107,6 @@ def jobs_of(folder, name):
         for number, state, memory, comment, workdir in rows
         if workdir == str(folder) and comment.strip().endswith(name)
     ]
-
-
-def wait_for(condition, process, folder):
-    """What the condition gives once that is true."""
-    end = time.monotonic() + LONGEST
-    while not (found := condition()):
-        assert process.poll() is None, (folder / "workflow.log").read_text()
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    return found
 
 
 def visible_gpus(script):
@@ -154,14 +130,16 @@ def finished_samples(folder):
     return sum(len(json.loads(line)) for line in lines if line.endswith("\n"))
 
 
-def test_the_baseline_on_a_cluster_has_the_bytes_of_a_local_one_and_each_generate_job_a_gpu_of_its_own(local, cluster):
+def test_an_experiment_on_a_cluster_has_the_bytes_of_a_local_one_and_each_generate_job_a_gpu_of_its_own(
+    finished, cluster
+):
     gpus = {}
-    # As a machine with GPUs would have it: the baseline itself asks for none.
-    with submitted(cluster, "--set-resources", "generate:gpu=1", "--", "results/short/summary.csv") as process:
-        wait_for(lambda: gpus.update(visible_gpus(".generate.py")) or len(gpus) == 2, process, cluster)
-    assert contents(cluster / "results/short") == made_locally(local, "short", "results/short/summary.csv")
+    # As a machine with GPUs would have it: the experiment itself asks for none.
+    with submitted(cluster, "--set-resources", "generate:gpu=1", "--", "results/small/summary.csv") as workflow:
+        workflow.wait_until(lambda: gpus.update(visible_gpus(".generate.py")) or len(gpus) == 2)
+    assert contents(cluster / "results/small") == contents(finished / "results/small")
 
-    generate = [job for run in ("00000", "00001") for job in jobs_of(cluster, f"rule_generate_wildcards_short_{run}")]
+    generate = [job for run in ("00000", "00001") for job in jobs_of(cluster, f"rule_generate_wildcards_small_{run}")]
     checks = jobs_of(cluster, "rule_check_candidates_divergence_validate")
     assert [job.state for job in generate + checks] == ["COMPLETED"] * 4
     assert {job.id for job in generate} == set(gpus)
@@ -171,13 +149,13 @@ def test_the_baseline_on_a_cluster_has_the_bytes_of_a_local_one_and_each_generat
 
 
 def test_a_job_that_is_cancelled_and_then_loses_its_node_goes_on_to_the_same_bytes(long_results, cluster, slurm):
-    with submitted(cluster, LONG) as process:
-        wait_for(lambda: finished_samples(cluster) >= 2, process, cluster)
+    with submitted(cluster, LONG) as workflow:
+        workflow.wait_until(lambda: finished_samples(cluster) >= 2)
         [first] = jobs_of(cluster, "long_00000")
         subprocess.run(["scancel", first.id], check=True)
-        wait_for(lambda: jobs_of(cluster, "long_00000")[0].state == "CANCELLED", process, cluster)
+        workflow.wait_until(lambda: jobs_of(cluster, "long_00000")[0].state == "CANCELLED")
         done = finished_samples(cluster)
-        wait_for(lambda: finished_samples(cluster) > done, process, cluster)
+        workflow.wait_until(lambda: finished_samples(cluster) > done)
         local_slurm("kill-node", slurm)
         local_slurm("restart-slurmd", slurm)
     assert [job.state for job in jobs_of(cluster, "long_00000")] == ["CANCELLED", "NODE_FAIL", "COMPLETED"]
@@ -205,9 +183,6 @@ def test_a_job_over_its_memory_is_tried_again_with_more(long_results, cluster):
 
 def test_what_a_job_asks_for_can_be_said_on_the_command_line(cluster):
     resources = ["--resources", "gpu=2", "--set-resources", "generate:gpu=2", "generate:mem_mb=40000"]
-    command = [*THROUGH_SLURM, "--dry-run", *resources, "--", LONG]
-    run = subprocess.run(
-        command, cwd=cluster, env=copy_environment(cluster), capture_output=True, text=True, check=True
-    )
+    run = run_snakemake(cluster, "--profile", "profiles/slurm", "--dry-run", *resources, "--", LONG)
     [asked] = {line for line in run.stdout.splitlines() if line.strip().startswith("resources: ")}
     assert {"gpu=2", "mem_mb=40000"} <= set(asked.replace(",", "").split())

@@ -99,7 +99,7 @@ def test_without_logits_only_the_results_are_written(workspace):
 
 
 def test_with_statistics_alone_the_tables_are_those_of_stored_logits(workspace):
-    write_experiment(workspace, "statistics", capture={"mode": "statistics"})
+    write_experiment(workspace, "statistics", capture={"mode": "statistics"}, plots={"samples": ["copy-001"]})
     snakemake(workspace, "results/statistics/summary.csv")
     for run in ("00000", "00001"):
         found, expected = (

@@ -116,17 +116,18 @@ TaskPlugin=task/none
 PropagateResourceLimits=NONE
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=2
+JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill,UsePss
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=5,bf_interval=5
+# Jobs are few here, and what waits for them is a person or a test.
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 # Without a default, a job that names no memory takes all of the node's.
 DefMemPerCPU=1000
 # A job that can never start is refused at once rather than left pending.
 EnforcePartLimits=ALL
-KillWait=5
+KillWait=2
 # snakemake's status checks by squeue need to find the jobs that have ended.
 MinJobAge=3600
 # Six digits keep the job steps' sockets within the limit on paths.
