@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 import waiting_line
 from horizons.config import Generation
-from horizons.decode.loop import batches_by_length, decode_batch
+from horizons.decode.batches import decode_in_batches
+from horizons.decode.loop import Request
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.prompts import Prompt
@@ -26,14 +27,17 @@ def scores(
     model: CheckpointModel, task: str, examples: list[waiting_line.Example], settings: Generation, progress: tqdm
 ) -> list[float]:
     """The score of each example, in order."""
-    prompts = [
-        model.encode(Prompt("", [{"role": "user", "content": drawn.message}], None, None, None)) for drawn in examples
+    requests = [
+        Request(
+            number, str(number), model.encode(Prompt("", [{"role": "user", "content": drawn.message}], *[None] * 3)), 0
+        )
+        for number, drawn in enumerate(examples)
     ]
     found = [0.0] * len(examples)
-    for batch in batches_by_length(prompts, settings.batch_size):
-        tokens = decode_batch(model, [prompts[number] for number in batch], settings, [0] * len(batch))
-        for number, answer in zip(batch, tokens.tolist(), strict=True):
-            found[number] = score(task, model.decode(answer), " ".join(examples[number].answer))
+    for batch in decode_in_batches(model, requests, settings):
+        for number, decoded in batch.items():
+            answer = model.decode(decoded.output_ids)
+            found[number] = score(task, answer, " ".join(examples[number].answer))
         progress.update(len(batch))
     return found
 
@@ -47,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
     model = load_model(arguments.model, device="cpu", dtype="float32")
-    settings = Generation(max_tokens=arguments.max_tokens, batch_size=50)
+    settings = Generation(max_tokens=arguments.max_tokens, batch_size=50, stop_at_eos=True)
     header = ["task", "all", *(f"{low} to {high} names" for low, high in LENGTHS)]
     print(" | ".join(["", *header, ""]).strip())
     print("| " + " | ".join("---" for _ in header) + " |")
