@@ -27,12 +27,10 @@ def scores(
     model: CheckpointModel, task: str, examples: list[waiting_line.Example], settings: Generation, progress: tqdm
 ) -> list[float]:
     """The score of each example, in order."""
-    requests = [
-        Request(
-            number, str(number), model.encode(Prompt("", [{"role": "user", "content": drawn.message}], *[None] * 3)), 0
-        )
-        for number, drawn in enumerate(examples)
-    ]
+    requests = []
+    for number, drawn in enumerate(examples):
+        prompt = Prompt("", [{"role": "user", "content": drawn.message}], None, None, None)
+        requests.append(Request(number, str(number), model.encode(prompt), seed=0))
     found = [0.0] * len(examples)
     for batch in decode_in_batches(model, requests, settings):
         for number, decoded in batch.items():
