@@ -1,14 +1,19 @@
 """The divergence table against a plain loop of one pair at a time in float64."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from horizons.columns import table_columns
 from horizons.divergence import end_position, measure_divergence
 from horizons.errors import UserError
 from horizons.measure import sample
+from horizons.store.files import write_results
+from horizons.store.reader import open_triple
 from triples import left_to_right, random_samples, write_triple
 
 
@@ -95,3 +100,26 @@ def test_a_position_without_a_final_prediction_is_refused():
 def test_a_gpu_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match=r"divergence\.device is 'cuda'; this machine has no CUDA device"):
         measure_divergence(tmp_path / "00000.json.gz", "cuda")
+
+
+def test_files_that_hold_no_more_than_the_guide_promises_are_measured(tmp_path):
+    """The reference in the outputs alone, older names, tensors in another order, and no output_ids."""
+    samples = random_samples(2, 6, 23)
+    results_file = write_triple(tmp_path, samples, 6)
+    expected = measure_divergence(results_file).drop(columns=["after_eos"])
+    triple = open_triple(results_file)
+    metadata = triple.metadata
+    tensors = {entry["key"]: row.clone() for entry, row in zip(metadata, triple.logits, strict=True)}
+    reference = {"num_entries": len(samples[0][1]), "logits_file": "00000.json.safetensors", "horizons": [1, 2, 4, 8]}
+    older = tmp_path / "older"
+    older.mkdir()
+    save_file(dict(reversed(tensors.items())), older / "00000.json.safetensors")
+    (older / "00000.json.metadata.json").write_text(json.dumps(metadata))
+    write_results(older / "00000.json.gz", {"outputs": [{"saved_logits_metadata": reference}] * 2})
+    found = measure_divergence(older / "00000.json.gz").drop(columns=["after_eos"])
+    # Without output_ids the token is the most probable one, which the last id, the mask, may be, too.
+    same = expected["final_token_id"].to_numpy() == found["final_token_id"].to_numpy()
+    assert same.mean() > 0.5
+    compared = [name for name in expected if not name.startswith("final_token")]
+    pd.testing.assert_frame_equal(found[compared], expected[compared])
+    pd.testing.assert_frame_equal(found[same], expected[same])

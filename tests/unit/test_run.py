@@ -3,12 +3,17 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+import torch
 
 from generation import small_run
 from horizons import run as run_module
+from horizons.environment import describe_environment
 from horizons.run import generate_run
+from horizons.store.files import read_results
 from horizons.store.journal import Journal
 from horizons.store.writer import TripleWriter
 from horizons.validation import validate_triple
@@ -94,6 +99,67 @@ def test_a_changed_config_starts_over(tmp_path, monkeypatch, unbroken):
     kill_after(monkeypatch, 2, tmp_path / "00000.json.gz", temperature=1.0)
     generate_run(small_run(), tmp_path / "00000.json.gz")
     assert contents(tmp_path) == unbroken
+
+
+def test_another_commit_or_machine_is_provenance_and_both_are_recorded(tmp_path, monkeypatch, unbroken):
+    kill_after(monkeypatch, 2, tmp_path / "00000.json.gz")
+    before = describe_environment(torch.device("cpu"))
+    elsewhere = before | {"git": {"commit": "0" * 40, "clean": False}, "platform": "another", "device": "another"}
+    monkeypatch.setattr(run_module, "describe_environment", lambda _device: elsewhere)
+    decoded = decoded_samples(monkeypatch)
+    generate_run(small_run(), tmp_path / "00000.json.gz")
+    assert sum(map(len, decoded)) == 3
+    results = read_results(tmp_path / "00000.json.gz")
+    assert results["environment"]["platform"] == "another"
+    [earlier] = results["earlier_environments"]
+    assert {key: earlier[key] for key in before} == before
+    assert (tmp_path / "00000.safetensors").read_bytes() == unbroken["00000.safetensors"]
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "tokenizers"])
+def test_another_version_that_computes_starts_over_and_says_so(tmp_path, monkeypatch, caplog, package):
+    kill_after(monkeypatch, 2, tmp_path / "00000.json.gz")
+    before = describe_environment(torch.device("cpu"))
+    changed = before | {"packages": before["packages"] | {package: "9.9"}}
+    monkeypatch.setattr(run_module, "describe_environment", lambda _device: changed)
+    decoded = decoded_samples(monkeypatch)
+    generate_run(small_run(), tmp_path / "00000.json.gz")
+    assert sum(map(len, decoded)) == 7
+    [line] = [record.message for record in caplog.records if "not gone on from" in record.message]
+    assert f'packages.{package} was "{before["packages"][package]}", is now "9.9"' in line
+
+
+def test_a_second_writer_waits_and_takes_what_the_first_has_made(tmp_path, monkeypatch, unbroken, caplog):
+    results_file, begun = tmp_path / "00000.json.gz", threading.Event()
+    add = Journal.add
+
+    def slow_add(self, records):
+        add(self, records)
+        begun.set()
+        time.sleep(0.3)
+
+    monkeypatch.setattr(Journal, "add", slow_add)
+    decoded = decoded_samples(monkeypatch)
+    first = threading.Thread(target=generate_run, args=(small_run(), results_file))
+    first.start()
+    assert begun.wait(60)
+    generate_run(small_run(), results_file)
+    first.join()
+    assert sum(map(len, decoded)) == 7
+    assert contents(tmp_path) == unbroken
+    assert any("is being written by process" in record.message for record in caplog.records)
+
+
+def test_rows_that_were_damaged_after_a_kill_are_made_again(tmp_path, monkeypatch, unbroken, caplog):
+    kill_after(monkeypatch, 2, tmp_path / "00000.json.gz")
+    temporary = tmp_path / ".00000.safetensors.tmp"
+    content = bytearray(temporary.read_bytes())
+    for at in range(len(content) - 400, 0, -997):
+        content[at] ^= 1
+    temporary.write_bytes(content)
+    generate_run(small_run(), tmp_path / "00000.json.gz")
+    assert contents(tmp_path) == unbroken
+    assert any("4 finished samples are done again" in record.message for record in caplog.records)
 
 
 def test_a_journal_without_its_logits_starts_over(tmp_path, monkeypatch, unbroken):
