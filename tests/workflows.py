@@ -87,7 +87,7 @@ class Workflow:
     def __init__(
         self, folder: Path, *arguments: str, before: Callable[[], object] | None = None, **variables: str
     ) -> None:
-        """Start it with the copy's own library; `before` is called in it, `variables` go to its environment."""
+        """Start it with the copy's own library and `variables` in its environment; its process calls `before` first."""
         self._output = tempfile.TemporaryDirectory()
         self._command = ["--cores", "1", *arguments]
         options = (self._command, folder, copy_environment(folder) | variables, self._paths(), before)

@@ -99,26 +99,6 @@ def test_every_row_of_the_table_is_tested():
     assert sorted(documented()) == sorted(CHANGES)
 
 
-def test_another_folder_and_the_recorded_experiment_give_the_same_bytes(finished, repository):
-    recorded = (finished / "results/small/experiment.yaml").read_text()
-    (repository / "config/small.yaml").write_text(recorded)
-    run = run_snakemake(repository, "results/small/summary.csv")
-    assert run.returncode == 0, run.stderr
-    again, first = contents(repository / "results/small"), contents(finished / "results/small")
-    assert sorted(again) == sorted(first)
-    assert {Path(name).suffix for name in again} == {
-        ".gz",
-        ".json",
-        ".safetensors",
-        ".csv",
-        ".png",
-        ".svg",
-        ".html",
-        ".yaml",
-    }
-    assert [name for name in again if again[name] != first[name]] == []
-
-
 def test_another_style_changes_the_plots_and_not_the_summary(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "repository")
     with (folder / STYLE).open("a") as file:

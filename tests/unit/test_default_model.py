@@ -27,7 +27,7 @@ def test_it_goes_through_the_code_of_the_published_checkpoints(model):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_it_does_its_tasks(model, task):
-    settings = Generation(max_tokens=24, batch_size=36, stop_at_eos=True)
+    settings = Generation(max_tokens=24, batch_size=12, stop_at_eos=True)
     with torch.inference_mode(), tqdm(disable=True) as progress:
         found = scores(model, task, list(held_out_examples(task, COUNT, seed=123)), settings, progress)
     assert sum(found) / COUNT >= LEAST[task]
