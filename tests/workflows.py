@@ -60,6 +60,13 @@ def write_experiment(folder: Path, name: str, **changes: object) -> None:
     (folder / f"config/{name}.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
 
 
+def finished_batches(journal: Path) -> list[list[str]]:
+    """The samples of each finished batch in the journal of a run: a line is a checksum of 16 digits and an object."""
+    lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
+    entered = [json.loads(line[17:]) for line in lines if line.endswith(b"\n")]
+    return [list(entry["samples"]) for entry in entered if "samples" in entry]
+
+
 SLOWLY = """
 import time
 add = Journal.add

@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from horizons.validation import validate_triple
-from workflows import Workflow, contents, slow_down, write_experiment
+from workflows import Workflow, contents, finished_batches, slow_down, write_experiment
 
 BUCKET, PREFIX = "bucket", "project"
 
@@ -90,10 +90,10 @@ def test_a_killed_job_and_a_killed_workflow_leave_nothing_in_the_bucket_and_the_
     done = 0
     for kill in (kill_job, kill_workflow):
         with store.start(repository, *arguments) as workflow:
-            done = workflow.wait_until(lambda done=done: finished_batches(repository, more_than=done))
+            done = workflow.wait_until(lambda done=done: count_batches(repository, more_than=done))
             kill(workflow)
             assert workflow.finish().returncode != 0
-        assert finished_batches(repository, more_than=0)
+        assert count_batches(repository, more_than=0)
         assert store.objects("results") == []
         assert store.unfinished_uploads() == []
 
@@ -105,10 +105,10 @@ def test_a_killed_job_and_a_killed_workflow_leave_nothing_in_the_bucket_and_the_
     assert "going on after" in log.read_text()
 
 
-def finished_batches(repository, more_than):
+def count_batches(repository, more_than):
     """How many batches the journal of the generate job holds, 0 if not more than so many."""
     journals = (repository / ".snakemake/storage").rglob(".00000.json.gz.progress")
-    count = sum(len(path.read_text().splitlines()) - 1 for path in journals)
+    count = sum(len(finished_batches(path)) for path in journals)
     return count if count > more_than else 0
 
 

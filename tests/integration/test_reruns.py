@@ -10,7 +10,7 @@ import pytest
 
 from workflows import REPOSITORY, contents, run_snakemake, write_experiment
 
-STAGES = ["generate", "validate", "candidates", "divergence", "plot", "explorer", "summarize"]
+STAGES = ["generate", "validate", "divergence", "plot", "explorer", "summarize"]
 STYLE = "workflow/report/horizons.mplstyle"
 PROMPTS = "config/prompts/small.jsonl"
 

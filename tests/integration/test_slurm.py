@@ -1,7 +1,6 @@
 """The workflow through profiles/slurm on a one-node Slurm: the bytes of a local run, whatever becomes of a job."""
 
 import asyncio
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
-from workflows import REPOSITORY, Workflow, contents, run_snakemake, slow_down, write_experiment
+from workflows import REPOSITORY, Workflow, contents, finished_batches, run_snakemake, slow_down, write_experiment
 
 DAEMONS = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 MISSING = [tool for tool in ("sbatch", "slurmctld", "slurmd", "munged") if shutil.which(tool, path=DAEMONS) is None]
@@ -125,9 +124,7 @@ def visible_gpus(script):
 
 def finished_samples(folder):
     """How many samples the journal of a generate job holds."""
-    journal = folder / "results/long/.00000.json.gz.progress"
-    lines = journal.read_text().splitlines(keepends=True)[1:] if journal.exists() else []
-    return sum(len(json.loads(line)) for line in lines if line.endswith("\n"))
+    return sum(map(len, finished_batches(folder / "results/long/.00000.json.gz.progress")))
 
 
 def test_an_experiment_on_a_cluster_has_the_bytes_of_a_local_one_and_each_generate_job_a_gpu_of_its_own(
@@ -140,7 +137,7 @@ def test_an_experiment_on_a_cluster_has_the_bytes_of_a_local_one_and_each_genera
     assert contents(cluster / "results/small") == contents(finished / "results/small")
 
     generate = [job for run in ("00000", "00001") for job in jobs_of(cluster, f"rule_generate_wildcards_small_{run}")]
-    checks = jobs_of(cluster, "rule_check_candidates_divergence_validate")
+    checks = jobs_of(cluster, "rule_check_divergence_validate")
     assert [job.state for job in generate + checks] == ["COMPLETED"] * 4
     assert {job.id for job in generate} == set(gpus)
     assert sorted(gpus.values()) == ["0", "1"]
