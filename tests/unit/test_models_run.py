@@ -85,6 +85,6 @@ def test_without_save_logits_there_are_the_same_tokens_and_the_results_alone(lla
 
 
 def test_a_prompt_beyond_the_context_is_refused_before_anything_is_written(llada):
-    with pytest.raises(UserError, match=r"sample 2: a prompt of 5 tokens and max_tokens 252 need 257 positions"):
+    with pytest.raises(UserError, match=r"prompt 'q2': 5 tokens and generation.max_tokens 252 need 257 positions"):
         generate_run(run_of(llada, max_tokens=252), llada / "00000.json.gz")
     assert not list(llada.glob("00000*"))
