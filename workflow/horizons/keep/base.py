@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -33,27 +34,30 @@ class Measured(NamedTuple):
     choice_margins: np.ndarray
 
 
-class Keep(Protocol):
-    """One capture mode, of predictions over a vocabulary."""
+class Keep(ABC):
+    """One capture mode, of predictions over `vocab_size` tokens whose logits are saved, or measured, in `dtype`."""
 
-    mode: str
-    bounded: bool  # some numbers can only be bounded from below
-    dtype: str  # torch's name of that in which logits are saved, or were measured
+    mode: ClassVar[str]
+    bounded: ClassVar[bool] = False  # some numbers can only be bounded from below
+
+    def __init__(self, vocab_size: int, dtype: str) -> None:
+        self.vocab_size, self.dtype = vocab_size, dtype
 
     @property
     def description(self) -> dict[str, Any]:
         """How the results of a run name it."""
-        ...
+        return {"mode": self.mode}
 
     @property
+    @abstractmethod
     def layout(self) -> Layout:
         """The fields of an entry, and how they lie in the file."""
-        ...
 
+    @abstractmethod
     def keep(self, predictions: dict[int, torch.Tensor], token_ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor]]:
         """The fields (n, ...) by name of n commits, from their logits (n, vocab_size) by horizon and tokens (n,)."""
-        ...
 
+    @abstractmethod
     def measure(
         self, fields: dict[str, torch.Tensor], entries: Entries, mask_token_id: int | None, device: str = "cpu"
     ) -> Measured:
@@ -61,8 +65,8 @@ class Keep(Protocol):
 
         Raises UserError for a position without a final prediction.
         """
-        ...
 
+    @abstractmethod
     def problems(
         self, fields: dict[str, np.ndarray], entries: Entries, mask_token_id: int, greedy: bool
     ) -> Iterator[tuple[int, str]]:
@@ -70,7 +74,6 @@ class Keep(Protocol):
 
         `greedy`: every token has the largest logit of its final prediction, the mask token aside.
         """
-        ...
 
 
 def first_row(wrong: np.ndarray) -> Iterator[int]:

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from horizons.columns import CANDIDATES
-from horizons.keep.base import Entries, Measured
+from horizons.keep.base import Entries, Keep, Measured
 from horizons.store.layout import Field, Layout
 
 if TYPE_CHECKING:
     import torch
 
 
-class Full:
+class Full(Keep):
     """Keeps the logits as they are; everything is measured from them later."""
 
     mode = "full"
-    bounded = False
-
-    def __init__(self, vocab_size: int, dtype: str) -> None:
-        self._vocab_size, self.dtype = vocab_size, dtype
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """How the results of a run name it."""
-        return {"mode": self.mode}
 
     @property
     def layout(self) -> Layout:
         """One tensor an entry."""
-        return Layout([Field("logits", self.dtype, (self._vocab_size,))], tensor_an_entry=True)
+        return Layout([Field("logits", self.dtype, (self.vocab_size,))], tensor_an_entry=True)
 
     def keep(
         self, predictions: dict[int, torch.Tensor], _token_ids: torch.Tensor

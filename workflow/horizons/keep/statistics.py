@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from horizons.columns import CANDIDATES, NUMBERS
-from horizons.keep.base import Entries, Measured, first_row
+from horizons.keep.base import Entries, Keep, Measured, first_row
 from horizons.store.layout import Field, Layout
 
 if TYPE_CHECKING:
@@ -18,24 +18,15 @@ if TYPE_CHECKING:
 ROUNDING = 1e-5
 
 
-class Statistics:
+class Statistics(Keep):
     """Measures predictions while they are at hand, and keeps the numbers."""
 
     mode = "statistics"
-    bounded = False
-
-    def __init__(self, vocab_size: int, dtype: str) -> None:
-        self._vocab_size, self.dtype = vocab_size, dtype
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """How the results of a run name it."""
-        return {"mode": self.mode}
 
     @property
     def layout(self) -> Layout:
         """One tensor a number."""
-        shown = min(CANDIDATES, self._vocab_size)
+        shown = min(CANDIDATES, self.vocab_size)
         return Layout(
             [
                 *(Field(name, "float32", ()) for name in NUMBERS),
@@ -52,8 +43,8 @@ class Statistics:
         from horizons.measure.sample import BLOCK_SIZE, numbers_of, top_probabilities
 
         dtype = getattr(torch, self.dtype)
-        shown = min(CANDIDATES, self._vocab_size)
-        rows = max(1, BLOCK_SIZE[token_ids.device.type] // self._vocab_size)
+        shown = min(CANDIDATES, self.vocab_size)
+        rows = max(1, BLOCK_SIZE[token_ids.device.type] // self.vocab_size)
         blocks: dict[int, list[dict[str, torch.Tensor]]] = {horizon: [] for horizon in predictions}
         for first in range(0, len(token_ids), rows):
             block = slice(first, first + rows)
@@ -91,15 +82,15 @@ class Statistics:
         """Numbers out of their range, and what contradicts that a final prediction is compared with itself."""
         final = entries.horizons == 1
         for name, number in NUMBERS.items():
-            values, highest = fields[name], number.highest(self._vocab_size)
+            values, highest = fields[name], number.highest(self.vocab_size)
             for row in first_row(~((values >= 0) & (values <= highest + ROUNDING))):
                 yield row, f"{name} is {values[row]}; expected 0 to {'infinity' if np.isinf(highest) else highest}"
             if number.at_final is not None:
                 for row in first_row(final & ~(np.abs(values - number.at_final) <= ROUNDING)):
                     yield row, f"{name} is {values[row]}; expected {number.at_final:g} for a final prediction"
         ids = fields["token_ids"]
-        for row in first_row((ids < 0) | (ids >= self._vocab_size)):
-            yield row, f"its token_ids are {ids[row].tolist()}; expected ids below {self._vocab_size}"
+        for row in first_row((ids < 0) | (ids >= self.vocab_size)):
+            yield row, f"its token_ids are {ids[row].tolist()}; expected ids below {self.vocab_size}"
         probabilities = fields["probabilities"]
         ordered = (probabilities[:, :-1] >= probabilities[:, 1:]).all(-1)
         for row in first_row(~(ordered & (probabilities >= 0).all(-1) & (probabilities.sum(-1) <= 1 + ROUNDING))):

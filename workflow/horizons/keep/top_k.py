@@ -9,7 +9,7 @@ import numpy as np
 
 from horizons.columns import CANDIDATES
 from horizons.errors import UserError
-from horizons.keep.base import Entries, Measured, first_row
+from horizons.keep.base import Entries, Keep, Measured, first_row
 from horizons.store.layout import Field, Layout
 from horizons.strict_json import shorten
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ROUNDING = 1e-5  # by which a logsumexp may be below the largest logit
 
 
-class TopLogits:
+class TopLogits(Keep):
     """Keeps the k largest logits, largest first, their token ids, the logsumexp of all, and the committed one."""
 
     mode = "top_k"
@@ -28,7 +28,8 @@ class TopLogits:
     def __init__(self, vocab_size: int, dtype: str, k: int) -> None:
         if k >= vocab_size:
             raise UserError(f"capture.k is {k}; the model's vocabulary has {vocab_size}, use capture.mode: full")
-        self._vocab_size, self.dtype, self._k = vocab_size, dtype, k
+        super().__init__(vocab_size, dtype)
+        self._k = k
 
     @property
     def description(self) -> dict[str, Any]:
@@ -92,8 +93,8 @@ class TopLogits:
             yield row, f"its logits are {shorten(logits[row].tolist())}; expected finite ones or -inf"
         for row in first_row(logits[:, :-1] < logits[:, 1:]):
             yield row, f"its logits are {shorten(logits[row].tolist())}; expected the largest first"
-        for row in first_row((ids < 0) | (ids >= self._vocab_size)):
-            yield row, f"its token_ids are {shorten(ids[row].tolist())}; expected ids below {self._vocab_size}"
+        for row in first_row((ids < 0) | (ids >= self.vocab_size)):
+            yield row, f"its token_ids are {shorten(ids[row].tolist())}; expected ids below {self.vocab_size}"
         for row in first_row(np.diff(np.sort(ids, axis=1), axis=1) == 0):
             yield row, f"its token_ids are {shorten(ids[row].tolist())}; expected each once"
         for row in first_row(~(np.isfinite(logsumexp) & (logsumexp >= logits[:, 0] - ROUNDING))):
