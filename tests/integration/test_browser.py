@@ -328,7 +328,7 @@ def test_every_part_of_the_report_is_shown(open_page, report):
         page.get_by_text("small", exact=True).first.click()
     assert {part: len(found) for part, found in captions.items()} == {"Figures": 7, "Tables": 3, "Explorer": 1}
     assert len(set(captions["Figures"])) == 7
-    assert all("Read it so:" in caption for caption in captions["Figures"])
+    assert all("How to read it:" in caption for caption in captions["Figures"])
     assert all(len(caption) > 100 for found in captions.values() for caption in found)
 
 

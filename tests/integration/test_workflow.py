@@ -150,7 +150,7 @@ def test_a_prompt_beyond_the_context_is_one_line_and_leaves_nothing(workspace):
     write_experiment(workspace, "long", generation__max_tokens=250)
     failed = snakemake(workspace, "results/long/00000.json.gz", check=False)
     assert failed.returncode == 1
-    assert "sample 0: a prompt of" in failed.stderr
+    assert "prompt 'copy-000': " in failed.stderr
     assert "the model has 256; lower generation.max_tokens" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not list((workspace / "results").glob("long/*"))
