@@ -47,7 +47,7 @@ def test_the_recorded_experiment_killed_at_any_moment_in_another_folder_and_run_
         # --nolock stands for --unlock before each: a lock that a killed workflow leaves is another test.
         with Workflow(repository, "--nolock", "results/small/summary.csv") as workflow:
             # Long enough for its start and one job, of which there are eleven, so that it gets on.
-            if kills < KILLS and not workflow.wait(rng.uniform(0, 0.35 * duration)):
+            if kills < KILLS and not workflow.wait(rng.uniform(0, 0.25 * duration)):
                 kills += 1
                 continue
             run = workflow.finish()

@@ -29,6 +29,8 @@ class Store:
             aws_secret_access_key="anything",
         )
         self.client.create_bucket(Bucket=BUCKET)
+        # Snakemake's plugin removes a bucket in which nothing is left.
+        self.client.put_object(Bucket=BUCKET, Key="of-others", Body=b"")
 
     def forget_everything(self):
         """The server's objects are those of the process, and would be there for the next one."""
