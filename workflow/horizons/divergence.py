@@ -43,13 +43,13 @@ def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.Data
 
 def write_divergence(results_file: Path, table_file: Path, candidates_file: Path, device: str = "cpu") -> None:
     """Measure a run once, and write its table and its candidates. Raises UserError."""
-    # Here, for who measures logits alone has no use for a tokenizer, and the library of it takes seconds to load.
-    from horizons.models import load_tokenizer
+    # Here, for who measures logits alone has no use for a tokenizer.
+    from horizons.models.token_texts import load_text_tokenizer
 
     require_device(device)
     triple = open_triple(results_file)
     model = triple.results["config"]["model"]
-    tokenizer = load_tokenizer(
+    tokenizer = load_text_tokenizer(
         model["name"], triple.results["environment"]["model"]["revision"], model["trust_remote_code"]
     )
     samples = list(measure_samples(triple, device))

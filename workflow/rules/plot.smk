@@ -29,6 +29,7 @@ rule plot:
         "benchmarks/plot/{experiment}.tsv"
     conda:
         "../envs/horizons.yaml"
+    threads: 2
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
         samples=lambda wildcards: samples_of(wildcards.experiment),

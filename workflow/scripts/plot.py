@@ -15,4 +15,5 @@ if __name__ == "__main__":
             snakemake.params.samples,
             Path(snakemake.input.style),
             Path(snakemake.output[0]).parent,
+            snakemake.threads,
         )

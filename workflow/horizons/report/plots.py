@@ -1,6 +1,8 @@
 """From the tables of an experiment to its figures. No torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from horizons.report.figures.by_horizon import (
     acceptance,
@@ -34,8 +37,9 @@ def draw(
     samples: Sequence[str],
     style: Path,
     folder: Path,
+    processes: int = 1,
 ) -> None:
-    """Draw the figures of an experiment into `folder`, each as PNG and SVG.
+    """Draw the figures of an experiment into `folder`, each as PNG and SVG, so many `processes` at once.
 
     `table` holds the divergence tables of its runs, `points` the swept values of each run by its number,
     `candidates_files` hold the texts of their tokens, and `samples` are the question ids of those drawn token by token.
@@ -51,13 +55,23 @@ def draw(
         panels = {point: labels[point] for point in order}
         table = number_samples(table.assign(point=table["run"].map(point_of)))
         text = table[~table["after_eos"]]
-        save(divergence_by_horizon(text, lines), folder / "divergence_by_horizon")
-        save(divergence_by_position(text, panels), folder / "divergence_by_position")
-        save(agreement_by_horizon(text, lines), folder / "agreement_by_horizon")
-        save(acceptance(text, lines), folder / "acceptance")
-        save(confidence_over_time(text, lines), folder / "confidence_over_time")
-        save(calibration(text, panels), folder / "calibration")
-        save(trellis(drawn), folder / "trellis")
+        figures = [
+            ("divergence_by_horizon", divergence_by_horizon, (text, lines)),
+            ("divergence_by_position", divergence_by_position, (text, panels)),
+            ("agreement_by_horizon", agreement_by_horizon, (text, lines)),
+            ("acceptance", acceptance, (text, lines)),
+            ("confidence_over_time", confidence_over_time, (text, lines)),
+            ("calibration", calibration, (text, panels)),
+            ("trellis", trellis, (drawn,)),
+        ]
+        # Forked, so that each has the style and the fonts that are set here.
+        with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+            for drawing in [pool.submit(_draw, folder / name, *figure) for name, *figure in figures]:
+                drawing.result()
+
+
+def _draw(stem: Path, figure: Callable[..., Figure], data: tuple[Any, ...]) -> None:
+    save(figure(*data), stem)
 
 
 def token_texts(candidates_files: Iterable[Path]) -> dict[str, dict[int, str]]:
