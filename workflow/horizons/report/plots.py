@@ -64,9 +64,13 @@ def draw(
             ("calibration", calibration, (text, panels)),
             ("trellis", trellis, (drawn,)),
         ]
+        if processes == 1:
+            for name, figure, data in figures:
+                _draw(folder / name, figure, data)
+            return
         # Forked, so that each has the style and the fonts that are set here.
         with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-            for drawing in [pool.submit(_draw, folder / name, *figure) for name, *figure in figures]:
+            for drawing in [pool.submit(_draw, folder / name, figure, data) for name, figure, data in figures]:
                 drawing.result()
 
 
