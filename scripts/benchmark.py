@@ -1,46 +1,68 @@
-"""Time this project against plain references, interleaved in one run, and print one table.
+"""Time this project against plain references, in turn, and print each row when it is measured.
 
     python scripts/benchmark.py [--quick] [--csv benchmark.csv]
 
-Every row is a ratio of two times, or of two sizes, measured side by side; the reference stands in this file. Absolute
-times say more of the machine than of the code. `--quick` shows that it runs; its figures mean nothing.
+Every row is a ratio of two times, or of two sizes, measured side by side; the references stand in
+benchmark_references.py. Absolute times say more of the machine than of the code. `--quick` shows that it runs; its
+figures mean nothing.
 """
 
 import argparse
 import gzip
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from horizons.config import Generation
-from horizons.decode.loop import OnEntries, decode_in_batches
+from benchmark_references import (
+    matrix_products,
+    multiply,
+    plain_divergence,
+    published_loop,
+    strong_loop,
+    write_and_hash,
+)
+from horizons.config import Dataset, Generation
+from horizons.decode.batches import decode_in_batches
+from horizons.decode.loop import Decoded, Request
+from horizons.decode.trace import Commits
 from horizons.divergence import measure_divergence
-from horizons.entries import entries_of_sample
+from horizons.entries import count_entries, entries_of
 from horizons.environment import describe_environment
 from horizons.guide import load_entries
+from horizons.keep import MODES, Keep, keep_of
+from horizons.memory import hold_freed_memory
+from horizons.models import load_model
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.llada import llama_config
-from horizons.run import reduction
-from horizons.store.background import BackgroundWriter
+from horizons.prompts import load_prompts
+from horizons.store.background import Background
 from horizons.store.reader import open_triple
-from horizons.store.writer import TripleWriter
+from horizons.store.writer import TripleWriter, WrittenSample
+
+REPOSITORY = Path(__file__).parents[1]
+HORIZONS = [1, 2, 4, 8]
+K = 64
+LLADA_VOCABULARY = 126_464
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured; the sizes of the full benchmark are those the project's bounds are stated for."""
+    """What is measured."""
 
     vocab_size: int = 32_000
     width: int = 256
@@ -53,9 +75,7 @@ class Sizes:
     repeats: int = 5
 
 
-QUICK = Sizes(vocab_size=2_000, width=64, layers=2, prompts=4, max_tokens=16, samples=4, samples_as_json=1, repeats=2)
-HORIZONS = [1, 2, 4, 8]
-K = 64
+QUICK = Sizes(vocab_size=1_000, width=64, layers=1, prompts=2, max_tokens=8, samples=2, samples_as_json=1, repeats=1)
 
 
 @dataclass(frozen=True)
@@ -73,11 +93,10 @@ class Row:
 def paired(what: str, ours: Callable[[], object], reference: Callable[[], object], against: str, repeats: int) -> Row:
     """Time both in turn, `repeats` times after one turn that does not count."""
     times: list[tuple[float, float]] = []
-    for _ in tqdm(range(repeats + 1), what, file=sys.stderr, disable=None, leave=False):
+    for _ in tqdm(range(repeats + 1), what, file=sys.stderr, leave=False):
         times.append((_seconds(ours), _seconds(reference)))
-    times = times[1:]
-    ours_median, reference_median = (statistics.median(side) for side in zip(*times, strict=True))
-    ratio = statistics.median(first / second for first, second in times)
+    ours_median, reference_median = (statistics.median(side) for side in zip(*times[1:], strict=True))
+    ratio = statistics.median(first / second for first, second in times[1:])
     return Row(what, ours_median, reference_median, ratio, "s", against)
 
 
@@ -85,6 +104,14 @@ def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def sized(what: str, ours: float, reference: float, unit: str, against: str) -> Row:
+    """Two sizes."""
+    return Row(what, ours, reference, ours / reference, unit, against)
+
+
+# What is generated
 
 
 def random_llada(sizes: Sizes) -> CheckpointModel:
@@ -124,193 +151,282 @@ def random_llada(sizes: Sizes) -> CheckpointModel:
     )
 
 
-def plain_generation(network: torch.nn.Module, prompts: list[list[int]], mask_token_id: int, max_tokens: int) -> None:
-    """As the published code: one prompt at a time, the LM head over the whole canvas."""
-    with torch.inference_mode():
-        for prompt in prompts:
-            canvas = torch.tensor([prompt + [mask_token_id] * max_tokens])
-            for position in range(len(prompt), len(prompt) + max_tokens):
-                logits = network(input_ids=canvas).logits
-                logits[:, :, mask_token_id] = -torch.inf
-                canvas[0, position] = logits[0, position].argmax()
-
-
-def writer(folder: Path, samples: int, sizes: Sizes, dtype: torch.dtype, mode: str = "full") -> TripleWriter:
-    return TripleWriter(
-        results_file=folder / "00000.json.gz",
-        question_ids=[f"q{number}" for number in range(samples)],
-        prompt_lengths=[sizes.prompt_length] * samples,
-        vocab_size=sizes.vocab_size,
-        dtype=dtype,
-        max_tokens=sizes.max_tokens,
-        horizons=HORIZONS,
-        mode=mode,
-        k=K if mode == "top_k" else None,
-    )
-
-
-def results_of(samples: int, sizes: Sizes) -> dict:
-    outputs = [
-        {"sample_idx": number, "question_id": f"q{number}", "output_ids": [number % 7] * sizes.max_tokens}
-        for number in range(samples)
-    ]
-    return {"config": {}, "environment": {}, "metrics": {}, "outputs": outputs}
-
-
-def generation_rows(sizes: Sizes, folder: Path) -> list[Row]:
-    """Generation against a plain loop, and with capture against without."""
-    model = random_llada(sizes)
+def random_prompts(sizes: Sizes) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
     shape = (sizes.prompts, sizes.prompt_length)
-    prompts = torch.randint(0, sizes.vocab_size - 2, shape, generator=generator).tolist()
-    settings = Generation(max_tokens=sizes.max_tokens, batch_size=sizes.prompts, horizons=HORIZONS)
+    return torch.randint(0, sizes.vocab_size - 2, shape, generator=generator).tolist()
 
-    def generate(on_entries: OnEntries | None = None) -> None:
-        list(decode_in_batches(model, prompts, settings, [0] * len(prompts), on_entries))
 
-    def capture(mode: str) -> None:
-        with writer(folder, len(prompts), sizes, torch.float32, mode) as file:
-            with BackgroundWriter(file.write_logits) as background:
-                generate(background if mode == "full" else reduction(file, settings))
-            file.finish(results_of(len(prompts), sizes), {})
+def settings_of(sizes: Sizes, **changes: Any) -> Generation:  # noqa: ANN401
+    return Generation(max_tokens=sizes.max_tokens, batch_size=sizes.prompts, horizons=HORIZONS, **changes)
 
-    # Hooks of the adapter would cut the reference's canvas down to the asked rows.
-    network = LlamaForCausalLM(model.family.network.config).eval()
-    return [
-        paired(
-            f"generate, batch of {sizes.prompts}",
-            generate,
-            lambda: plain_generation(network, prompts, model.mask_token_id, sizes.max_tokens),
-            "one prompt at a time, LM head over the whole canvas",
-            sizes.repeats,
-        ),
-        *(
-            paired(f"generate, capture {mode}", partial(capture, mode), generate, "save_logits: false", sizes.repeats)
-            for mode in ("full", "top_k", "statistics")
-        ),
+
+def requests_of(prompts: list[list[int]]) -> list[Request]:
+    return [Request(number, f"q{number}", prompt, number) for number, prompt in enumerate(prompts)]
+
+
+def generate(model: CheckpointModel, prompts: list[list[int]], settings: Generation) -> None:
+    """As with save_logits: false."""
+    list(decode_in_batches(model, requests_of(prompts), settings))
+
+
+def capture(model: CheckpointModel, prompts: list[list[int]], settings: Generation, mode: str, folder: Path) -> None:
+    """Generate and write a triple, as a run does."""
+    keep = keep_of(mode, K, model.vocab_size, "float32")
+    requests, steps = requests_of(prompts), {}
+    room = [count_entries(settings.max_tokens, settings.horizons)] * len(prompts)
+    with TripleWriter(folder / "00000.json.gz", keep.layout, room, settings.horizons) as writer:
+        with Background() as background:
+
+            def on_commits(commits: Commits) -> None:
+                fields = keep.keep(commits.predictions, commits.tokens)
+                background.call_with(fields, writer.write, commits.timestep, commits.samples, commits.positions)
+
+            def finish(batch: dict[int, Decoded]) -> None:
+                for sample, decoded in batch.items():
+                    steps[sample] = decoded.steps
+                    writer.end(sample)
+                writer.flush()
+
+            begin = partial(background.call, writer.begin)
+            for batch in decode_in_batches(model, requests, settings, begin, on_commits):
+                background.call(finish, batch)
+        commits = [[positions for positions, _ in steps[sample]] for sample in range(len(prompts))]
+        lengths = [len(prompt) for prompt in prompts]
+        finish_triple(writer, keep, model.vocab_size, lengths, commits)
+
+
+def finish_triple(
+    writer: TripleWriter, keep: Keep, vocab_size: int, prompt_lengths: list[int], commits: list[list[list[int]]]
+) -> None:
+    """Give a triple its other two files, with what reading needs of them."""
+    outputs = [
+        {"sample_idx": sample, "question_id": f"q{sample}", "output_ids": [sample % 7] * len(steps)}
+        for sample, steps in enumerate(commits)
     ]
+    written = [
+        WrittenSample(output["question_id"], length, steps)
+        for output, length, steps in zip(outputs, prompt_lengths, commits, strict=True)
+    ]
+    results = {"config": {}, "environment": {}, "metrics": {}, "outputs": outputs}
+    writer.finish(written, results, {"vocab_size": vocab_size, "dtype": keep.dtype, "capture": keep.description})
 
 
-def write_samples(folder: Path, sizes: Sizes, dtype: torch.dtype) -> Path:
-    """A triple of random logits; gives its results file."""
-    entries = len(entries_of_sample(sizes.max_tokens, HORIZONS))
-    generator = torch.Generator().manual_seed(2)
-    with writer(folder, sizes.samples, sizes, dtype) as file:
-        for sample in tqdm(range(sizes.samples), "prepare", file=sys.stderr, disable=None, leave=False):
-            logits = 4 * torch.randn(1, entries, sizes.vocab_size, generator=generator)
-            file.write_logits([sample], 0, logits)
-        file.finish(results_of(sizes.samples, sizes), {})
+def write_samples(folder: Path, sizes: Sizes, samples: list[torch.Tensor] | Iterator[torch.Tensor], count: int) -> Path:
+    """A triple of `count` samples, their logits (num_entries, vocab_size) in bfloat16; gives its results file."""
+    keep = keep_of("full", None, sizes.vocab_size, "bfloat16")
+    steps = [[position] for position in range(sizes.max_tokens)]
+    rows = {(entry.timestep, entry.horizon): row for row, entry in enumerate(entries_of(steps, HORIZONS))}
+    with TripleWriter(folder / "00000.json.gz", keep.layout, [len(rows)] * count, HORIZONS) as writer:
+        for sample, logits in enumerate(samples):
+            writer.begin([sample])
+            for timestep in range(sizes.max_tokens):
+                made = {horizon: rows.get((timestep - horizon + 1, horizon)) for horizon in HORIZONS}
+                fields = {horizon: {"logits": logits[row, None]} for horizon, row in made.items() if row is not None}
+                writer.write(timestep, [sample], [timestep], fields)
+            writer.end(sample)
+        finish_triple(writer, keep, sizes.vocab_size, [sizes.prompt_length] * count, [steps] * count)
     return folder / "00000.json.gz"
 
 
-def reading_rows(sizes: Sizes, folder: Path) -> list[Row]:
-    """Opening, reading and comparing a run stored in bfloat16."""
-    results_file = write_samples(folder, sizes, torch.bfloat16)
-    logits_file = folder / "00000.safetensors"
-    mapped = open_triple(results_file).logits
+def random_samples(sizes: Sizes, count: int) -> Iterator[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(count):
+        logits = torch.randn(count_entries(sizes.max_tokens, HORIZONS), sizes.vocab_size, generator=generator)
+        yield (4 * logits).bfloat16()
+
+
+# What is measured
+
+
+def generation_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """Generation against plain loops and against its own matrix products, and with capture against without."""
+    model, prompts, settings = random_llada(sizes), random_prompts(sizes), settings_of(sizes)
+    network, mask = model.family.network, model.mask_token_id
+    plainly = partial(generate, model, prompts, settings)
+    yield paired(
+        f"generate and save, batch of {sizes.prompts}",
+        partial(capture, model, prompts, settings, "full", folder),
+        partial(strong_loop, network, prompts, mask, sizes.max_tokens, HORIZONS, folder / "saved.pt"),
+        "a batched loop with logits_to_keep, torch.save at the end",
+        sizes.repeats,
+    )
+    yield paired(
+        f"generate, batch of {sizes.prompts}",
+        plainly,
+        partial(published_loop, network, prompts, mask, sizes.max_tokens),
+        "the published loop: one prompt at a time, LM head over the whole canvas",
+        sizes.repeats,
+    )
+    for mode in MODES:
+        ours = partial(capture, model, prompts, settings, mode, folder)
+        yield paired(f"generate, capture {mode}", ours, plainly, "save_logits: false", sizes.repeats)
+    canvas = torch.tensor([prompt + [mask] * sizes.max_tokens for prompt in prompts])
+    products = matrix_products(network, canvas)
+    with one_thread():
+        yield paired(
+            "generate, one thread",
+            plainly,
+            partial(multiply, products, sizes.max_tokens),
+            "its matrix products alone",
+            sizes.repeats,
+        )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def stopping_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """Texts that end: the default model, and prompts from all over its file."""
+    model = load_model(str(REPOSITORY / "resources" / "tiny-llada"), dtype="float32", device="cpu")
+    found = load_prompts(Dataset(path=str(REPOSITORY / "config" / "prompts" / "waiting_line.jsonl"), limit=None))
+    chosen = found[:: len(found) // sizes.prompts][: sizes.prompts]
+    prompts = sorted((model.encode(prompt) for prompt in chosen), key=len)
+    network, mask = model.family.network, model.mask_token_id
+    yield paired(
+        "generate and save, stop_at_eos, default model",
+        partial(capture, model, prompts, settings_of(sizes, stop_at_eos=True), "full", folder),
+        partial(strong_loop, network, prompts, mask, sizes.max_tokens, HORIZONS, folder / "saved.pt"),
+        "a batched loop with logits_to_keep, torch.save at the end",
+        sizes.repeats,
+    )
+
+
+def memory_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """The most memory of a process that generates and saves, model and libraries included."""
+    ours, reference = (_in_own_process(side, sizes, folder) for side in ("ours", "reference"))
+    against = "a batched loop with logits_to_keep, torch.save at the end"
+    yield sized("memory, generate and save", ours, reference, "MB", against)
+
+
+def _in_own_process(side: str, sizes: Sizes, folder: Path) -> float:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_most_memory, side, sizes, folder).result()
+
+
+def _most_memory(side: str, sizes: Sizes, folder: Path) -> float:
+    """In MB. Not from getrusage, where a process begins with the memory of the one that started it."""
+    model, prompts = random_llada(sizes), random_prompts(sizes)
+    if side == "ours":
+        hold_freed_memory()
+        capture(model, prompts, settings_of(sizes), "full", folder)
+    else:
+        network, file = model.family.network, folder / "saved.pt"
+        strong_loop(network, prompts, model.mask_token_id, sizes.max_tokens, HORIZONS, file)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1000
+
+
+def writing_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """Writing a triple of given logits."""
+    count = min(sizes.samples, 10)
+    sample = next(random_samples(sizes, 1))
+    content = memoryview(sample.view(torch.uint8).numpy().reshape(-1))
+    yield paired(
+        "write a triple",
+        partial(write_samples, folder, sizes, [sample] * count, count),
+        partial(write_and_hash, folder / "plain", [content] * count),
+        "write, fsync and SHA-256 of the same bytes",
+        sizes.repeats,
+    )
+
+
+def reading_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """Opening and reading one sample of a run stored in bfloat16."""
+    results_file = write_samples(folder, sizes, random_samples(sizes, sizes.samples), sizes.samples)
+    triple, middle, saved = open_triple(results_file), sizes.samples // 2, folder / "saved.pt"
+    torch.save(
+        [entry | {"logits": row.clone()} for entry, row in zip(triple.metadata, triple.logits, strict=True)], saved
+    )
+
+    def read_saved(mmap: bool) -> None:
+        entries = torch.load(saved, mmap=mmap)
+        torch.stack([entry["logits"] for entry in entries if entry["sample_idx"] == middle]).float().sum()
+
+    for name, mmap in (("torch.load", False), ("torch.load(mmap=True)", True)):
+        yield paired(
+            "open and read one sample",
+            lambda: open_triple(results_file).sample(middle).float().sum(),
+            partial(read_saved, mmap),
+            f"{name} of the guide's list of dicts",
+            sizes.repeats,
+        )
+
+
+def divergence_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """The table of a run stored in bfloat16."""
+    results_file = write_samples(folder, sizes, random_samples(sizes, sizes.samples), sizes.samples)
+    triple = open_triple(results_file)
+    entries = entries_of([[position] for position in range(sizes.max_tokens)], HORIZONS)
+    final = {entry.relative_position: row for row, entry in enumerate(entries) if entry.horizon == 1}
+    final_rows = torch.tensor([final[entry.relative_position] for entry in entries])
+
+    def batched_torch() -> None:
+        for sample in range(sizes.samples):
+            token_ids = torch.tensor(triple.committed(sample))[[entry.relative_position for entry in entries]]
+            plain_divergence(triple.sample(sample), final_rows, token_ids)
 
     def logsumexp_pass() -> None:
-        for rows in mapped.split(64):
+        for rows in triple.logits.split(64):
             rows.float().logsumexp(-1)
 
-    return [
-        paired(
-            "open and read one sample",
-            lambda: open_triple(results_file).sample(sizes.samples // 2).float().sum(),
-            lambda: load_file(logits_file),
-            "loading the file whole",
-            sizes.repeats,
-        ),
-        paired(
-            "load_logits_data and read every entry",
-            lambda: [entry["logits"].sum() for entry in load_entries(results_file)],
-            lambda: [tensor.float().sum() for tensor in load_file(logits_file).values()],
-            "a dict of all tensors, each taken in float32",
-            sizes.repeats,
-        ),
-        paired(
-            "measure_divergence, all columns",
-            lambda: measure_divergence(results_file),
-            logsumexp_pass,
-            "a bare float32 logsumexp of the same mapped matrix",
-            max(2, sizes.repeats // 2),
-        ),
-    ]
+    repeats = max(1, sizes.repeats // 2)
+    measure = partial(measure_divergence, results_file)
+    what = "measure_divergence, all columns"
+    yield paired(what, measure, batched_torch, "the same numbers in batched torch, a sample at a time", repeats)
+    yield paired(what, measure, logsumexp_pass, "a bare float32 logsumexp of the same mapped matrix", repeats)
 
 
-def writing_rows(sizes: Sizes, folder: Path) -> list[Row]:
-    """Writing a triple, checksums and flush to disk included, against one plain write of the same bytes."""
-    entries = len(entries_of_sample(sizes.max_tokens, HORIZONS))
-    samples = min(sizes.samples, 10)
-    logits = torch.zeros(1, entries, sizes.vocab_size, dtype=torch.bfloat16)
-    data = bytes(logits.view(torch.uint8).numpy().tobytes())
-
-    def write_triple() -> None:
-        with writer(folder, samples, sizes, torch.bfloat16) as file:
-            for sample in range(samples):
-                file.write_logits([sample], 0, logits)
-            file.finish(results_of(samples, sizes), {})
-
-    def write_plainly() -> None:
-        with (folder / "plain").open("wb") as file:
-            for _ in range(samples):
-                file.write(data)
-
-    against = "one plain write of the bytes, not flushed and without checksum"
-    return [paired("write a triple", write_triple, write_plainly, against, sizes.repeats)]
-
-
-def size_rows(sizes: Sizes, folder: Path) -> list[Row]:
-    """Bytes of the logits and metadata files an entry, in each capture mode, in bfloat16 at LLaDA's vocabulary."""
-    sizes = Sizes(**asdict(sizes) | {"vocab_size": 126_464})
-    found = {}
-    for mode in ("full", "top_k", "statistics"):
-        with writer(folder, 2, sizes, torch.bfloat16, mode) as file:
-            file.finish(results_of(2, sizes), {})
-        found[mode] = sum(path.stat().st_size for path in (file.logits_file, file.metadata_file)) / file.num_entries
-    return [
-        Row(f"capture {mode}, bytes an entry", size, found["full"], size / found["full"], "B", "capture full")
-        for mode, size in found.items()
-    ]
-
-
-def json_rows(sizes: Sizes, folder: Path) -> list[Row]:
-    """The guide's claims: a triple against the same logits as lists in JSON."""
-    sizes = Sizes(**asdict(sizes) | {"samples": sizes.samples_as_json})
-    results_file = write_samples(folder, sizes, torch.bfloat16)
-    logits = open_triple(results_file).logits
+def size_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """Bytes of an entry in each capture mode at LLaDA's vocabulary, and of a triple against JSON."""
+    full = keep_of("full", None, LLADA_VOCABULARY, "bfloat16").layout.row_bytes
+    for mode in MODES[1:]:
+        size = keep_of(mode, K, LLADA_VOCABULARY, "bfloat16").layout.row_bytes
+        yield sized(f"capture {mode}, bytes an entry", size, full, "B", "capture full")
+    count = sizes.samples_as_json
+    results_file = write_samples(folder, sizes, random_samples(sizes, count), count)
     json_file = folder / "logits.json"
-    json_file.write_text(json.dumps(logits.float().tolist()))
-    json_size, logits_size = json_file.stat().st_size, (folder / "00000.safetensors").stat().st_size
-    compressed = len(gzip.compress(json_file.read_bytes(), compresslevel=6))
-    return [
-        Row("size of the logits file", logits_size / 1e6, json_size / 1e6, logits_size / json_size, "MB", "as JSON"),
-        Row(
-            "size of the logits file",
-            logits_size / 1e6,
-            compressed / 1e6,
-            logits_size / compressed,
-            "MB",
-            "as gzipped JSON",
-        ),
-        paired(
-            "load every entry",
-            lambda: [entry["logits"] for entry in load_entries(results_file)],
-            lambda: [torch.tensor(row) for row in json.loads(json_file.read_text())],
-            "the same from JSON",
-            max(2, sizes.repeats // 2),
-        ),
-    ]
+    json_file.write_text(json.dumps(open_triple(results_file).logits.float().tolist()))
+    size = (folder / "00000.safetensors").stat().st_size / 1e6
+    what = "size of the logits file"
+    yield sized(what, size, json_file.stat().st_size / 1e6, "MB", "as JSON")
+    yield sized(what, size, len(gzip.compress(json_file.read_bytes(), 6)) / 1e6, "MB", "as gzipped JSON")
+    yield paired(
+        "load every entry",
+        lambda: [entry["logits"] for entry in load_entries(results_file)],
+        lambda: [torch.tensor(row) for row in json.loads(json_file.read_text())],
+        "the same from JSON",
+        max(1, sizes.repeats // 2),
+    )
 
 
-def show(rows: list[Row]) -> None:
+MEASURES = (generation_rows, stopping_rows, memory_rows, writing_rows, reading_rows, divergence_rows, size_rows)
+
+
+def measure_all(sizes: Sizes) -> Iterator[Row]:
+    """Row after row, each when it is measured."""
+    for measure in MEASURES:
+        with tempfile.TemporaryDirectory() as folder:
+            yield from measure(sizes, Path(folder))
+
+
+def show(rows: Iterator[Row], table_file: Path) -> None:
+    """Print the rows as they come, and keep what there is of them in a CSV file."""
     print("| what | ours | reference | ratio | reference is |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
+    known = []
     for row in rows:
-        print(
-            f"| {row.what} | {row.ours:.3g} {row.unit} | {row.reference:.3g} {row.unit} | {row.ratio:.3g} "
-            f"| {row.compared_with} |"
-        )
+        ours, reference = (f"{value:.3g} {row.unit}" for value in (row.ours, row.reference))
+        print(f"| {row.what} | {ours} | {reference} | {row.ratio:.3g} | {row.compared_with} |", flush=True)
+        known.append(asdict(row))
+        pd.DataFrame(known).to_csv(table_file, index=False)
 
 
 def main() -> None:
@@ -318,14 +434,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, only to see that it runs")
     parser.add_argument("--csv", type=Path, default=Path("benchmark.csv"), help="(default: %(default)s)")
     arguments = parser.parse_args()
-    sizes = QUICK if arguments.quick else Sizes()
-    rows: list[Row] = []
-    for measure in (generation_rows, writing_rows, reading_rows, size_rows, json_rows):
-        with tempfile.TemporaryDirectory() as folder:
-            rows += measure(sizes, Path(folder))
-    show(rows)
+    hold_freed_memory()  # as a run does; the references have it, too
+    show(measure_all(QUICK if arguments.quick else Sizes()), arguments.csv)
     print(f"\n{torch.get_num_threads()} threads of {describe_environment(torch.device('cpu'))['device']}")
-    pd.DataFrame(map(asdict, rows)).to_csv(arguments.csv, index=False)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from horizons.columns import LOWER_BOUND, NUMBERS, table_columns
 from horizons.errors import UserError
 from horizons.keep import Entries, Measured, keep_of
+from horizons.memory import hold_freed_memory
 from horizons.store.files import run_number, write_results
 from horizons.store.reader import Triple, open_triple
 from horizons.store.tables import write_table
@@ -59,9 +60,7 @@ def write_divergence(results_file: Path, table_file: Path, candidates_file: Path
 
 def measure_samples(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSample]:
     """Measure the samples of a run one after the other; of whole logits none is read twice. Raises UserError."""
-    # glibc keeps as much freed memory at hand as the largest block freed so far, and asks the kernel anew for all
-    # beyond; without this block, of the largest size it minds, the tensors of each step are paid for page by page.
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    hold_freed_memory()
     keep = keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype)
     mask = triple.saved.get("mask_token_id")
     if not triple.num_samples:

@@ -21,6 +21,7 @@ from horizons.entries import count_entries
 from horizons.environment import describe_environment
 from horizons.errors import UserError
 from horizons.keep import Keep, keep_of
+from horizons.memory import hold_freed_memory
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.models.text import warn_of_unknown
@@ -59,6 +60,7 @@ def generate_run(run: Run, results_file: Path) -> None:
     """
     results_file.parent.mkdir(parents=True, exist_ok=True)
     with run_lock(results_file):
+        hold_freed_memory()
         job = prepare(run)
         if finished(results_file, job.identity):
             logger.info("%s: is finished", results_file)

@@ -15,6 +15,12 @@ import torch
 from horizons.columns import CANDIDATES
 from horizons.measure.definitions import sorted_ids
 
+# Logits of which every so many are one block in the search for the largest ...
+SEARCH_BLOCK = 32
+# ... where there are so many times the blocks that are looked into, so that it pays.
+WORTHWHILE = 4
+# Logits that are taken in float64 at a time.
+BLOCK_SIZE = {"cpu": 2**16, "cuda": 2**26}
 # Less mass than this in a tail is rounding.
 NO_MASS = 1e-12
 
@@ -38,18 +44,61 @@ def keep_top_k(logits: torch.Tensor, k: int, committed: torch.Tensor) -> TopK:
     The logits stay in their dtype. The first five are exact under ties; where several tokens share the last place, and
     it is not among the five, which of them are kept is not said.
     """
-    largest = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)
-    ids = largest.indices[:, :k].sort(-1).values
+    k = min(k, logits.shape[-1])
+    largest, ids = _largest(logits, min(k + 1, logits.shape[-1]))
+    ids = ids[:, :k].sort(-1).values
     ids = ids.gather(-1, sorted_ids(logits.gather(-1, ids), k))
-    unsure = (largest.values[:, min(k, CANDIDATES) - 1] == largest.values[:, -1]).nonzero().squeeze(-1)
+    unsure = (largest[:, min(k, CANDIDATES) - 1] == largest[:, -1]).nonzero().squeeze(-1)
     if len(unsure):
         ids[unsure] = sorted_ids(logits[unsure], k)
     return TopK(
         logits.gather(-1, ids),
         ids,
-        logits.double().logsumexp(-1),
+        _logsumexp(logits, largest[:, 0]),
         logits.gather(-1, committed[:, None]).squeeze(-1),
     )
+
+
+def _largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest logits of (n, vocab_size), in order, and their ids: (n, count) each, those of `topk`.
+
+    The largest lie in the blocks with the largest maxima, so a large vocabulary is not searched whole. Where the last
+    two are equal, the blocks do not decide which tokens they are, and those rows are: too many of them in 16 bits.
+    """
+    n, vocab_size = logits.shape
+    width = vocab_size // SEARCH_BLOCK
+    if width < WORTHWHILE * count or logits.itemsize < 4:
+        return logits.topk(count)
+    whole = width * SEARCH_BLOCK
+    # A block is every width-th logit: maxima of columns are found faster than those of short rows.
+    blocks = logits[:, :whole].unflatten(-1, (SEARCH_BLOCK, width)).amax(1).topk(count, sorted=False).indices
+    inside = torch.arange(0, whole, width, device=logits.device)
+    rest = torch.arange(whole, vocab_size, device=logits.device).expand(n, -1)
+    candidates = torch.cat([(blocks[:, :, None] + inside).flatten(1), rest], -1)
+    values, places = logits.gather(-1, candidates).topk(count)
+    ids = candidates.gather(-1, places)
+    tied = (values[:, -2] == values[:, -1]).nonzero().squeeze(-1)
+    if len(tied):
+        ids[tied] = logits[tied].topk(count).indices
+    return values, ids
+
+
+def _logsumexp(logits: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """The logsumexp (n,), float64, of logits (n, vocab_size) whose largest are known (n,).
+
+    The steps are those of `logits.double().logsumexp(-1)`, and so is every bit. They go over a few rows at a time: on a
+    CPU those stay in the processor's cache, and the memory for all rows in float64 costs more than the steps.
+    """
+    largest = largest.double()
+    largest = largest.masked_fill(largest == -math.inf, 0.0)
+    # Two rows at least, for torch adds up a single one in another order where it has several threads.
+    rows = max(2, BLOCK_SIZE[logits.device.type] // logits.shape[-1])
+    parts = max(1, len(logits) // rows)
+    sums = torch.empty_like(largest)
+    scratch = sums.new_empty(-(-len(logits) // parts), logits.shape[-1])
+    for block, top, found in zip(*(each.tensor_split(parts) for each in (logits, largest, sums)), strict=True):
+        torch.sum(scratch[: len(block)].copy_(block).sub_(top[:, None]).exp_(), -1, out=found)
+    return sums.log_().add_(largest)
 
 
 def describe_top_k(predictions: TopK) -> dict[str, torch.Tensor]:
