@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from horizons.errors import UserError
 from horizons.measure.bounds import compare_top_k, keep_top_k
-from horizons.measure.exact import compare, summarize_logits
+from horizons.measure.exact import compare, prepare
 from horizons.store.reader import open_triple
 
 NUMBERS = ["kl", "kl_reverse", "js"]
@@ -83,7 +83,7 @@ def main() -> None:
     found: dict[tuple[str, str, int], list[torch.Tensor]] = {}
     try:
         for name, early, final, tokens in pairs:
-            true = compare(summarize_logits(early), summarize_logits(final))
+            true = compare(prepare(early), prepare(final))
             for number in NUMBERS:
                 found.setdefault((name, number, 0), []).append(true[number].double())
             for k in arguments.k:
