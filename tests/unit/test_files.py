@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from horizons.store.files import naming, replacing, sync_folder, write_all
+from horizons.errors import UserError
+from horizons.store.files import naming, read_candidates, read_results, replacing, sync_folder, write_all
 
 
 def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
@@ -85,3 +86,10 @@ def test_a_folder_that_cant_be_flushed_is_no_error_but_a_failing_disk_is(tmp_pat
     with pytest.raises(OSError, match="Input/output error") as failed:
         sync_folder(tmp_path)
     assert failed.value.filename == str(tmp_path)
+
+
+def test_a_file_that_is_not_there_is_told_for_what_it_is(tmp_path):
+    with pytest.raises(UserError, match="a run's results are"):
+        read_results(tmp_path / "00000.json.gz")
+    with pytest.raises(UserError, match="the divergence stage makes it"):
+        read_candidates(tmp_path / "00000.candidates.json.gz")

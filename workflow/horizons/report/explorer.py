@@ -15,7 +15,7 @@ import pandas as pd
 from horizons.columns import BOUNDED
 from horizons.errors import UserError
 from horizons.report.labels import label_points, label_texts, visible
-from horizons.store.files import read_results, run_number
+from horizons.store.files import read_candidates, read_results, run_number
 from horizons.store.tables import column_of
 
 # Probabilities are whole multiples of 1 / PROBABILITY_SCALE in the page, which takes half the characters.
@@ -42,7 +42,7 @@ def explorer_page(
     blocks = []
     for results_file, candidates_file in zip(results_files, candidates_files, strict=True):
         run = run_number(results_file)
-        data = encode_run(tables[run], read_results(results_file), read_results(candidates_file))
+        data = encode_run(tables[run], read_results(results_file), read_candidates(candidates_file))
         blocks.append(data_block(f"run-{run}", data))
     opening = mean_divergences(table).groupby("run", sort=False).max().reindex(list(labels)).argmax()
     runs = [

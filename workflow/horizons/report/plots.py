@@ -27,7 +27,7 @@ from horizons.report.figures.glyphs import use_fonts_for
 from horizons.report.figures.intervals import number_samples
 from horizons.report.figures.trellis import choose_samples, trellis
 from horizons.report.labels import group_points, label_points, legend_of
-from horizons.store.files import read_results
+from horizons.store.files import read_candidates
 
 
 def draw(
@@ -80,5 +80,5 @@ def _draw(stem: Path, figure: Callable[..., Figure], data: tuple[Any, ...]) -> N
 
 def token_texts(candidates_files: Iterable[Path]) -> dict[str, dict[int, str]]:
     """The text of each token id that occurs in a run, by the number of the run."""
-    files = [read_results(path) for path in candidates_files]
+    files = [read_candidates(path) for path in candidates_files]
     return {file["run"]: {int(token): text for token, text in file["token_texts"].items()} for file in files}

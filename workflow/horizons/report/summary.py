@@ -9,7 +9,7 @@ import pandas as pd
 
 from horizons.columns import NUMBERS
 from horizons.errors import UserError
-from horizons.store.files import read_results, run_number
+from horizons.store.files import read_candidates, read_results, run_number
 from horizons.store.tables import column_of
 
 # How far the margin of one and the same prediction is typically off, by the dtype the model computes in: the largest
@@ -63,7 +63,7 @@ def summarize(
 
 
 def _by_run(candidates_file: Path) -> tuple[str, dict[str, Any]]:
-    candidates = read_results(candidates_file)
+    candidates = read_candidates(candidates_file)
     return candidates["run"], candidates
 
 

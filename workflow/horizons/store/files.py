@@ -112,13 +112,22 @@ def dump_results(path: Path, results: dict[str, Any]) -> None:
 
 def read_results(results_file: Path) -> dict[str, Any]:
     """The results object of a run. Raises UserError where it can't be read."""
+    return _read_gzipped(results_file, "a run's results are results/EXPERIMENT/00000.json.gz")
+
+
+def read_candidates(candidates_file: Path) -> dict[str, Any]:
+    """The most probable tokens of a run's entries. Raises UserError where they can't be read."""
+    return _read_gzipped(candidates_file, "the divergence stage makes it, beside the table of the run")
+
+
+def _read_gzipped(path: Path, what: str) -> dict[str, Any]:
     try:
-        with gzip.open(results_file) as file:
+        with gzip.open(path) as file:
             return json.load(file)
     except FileNotFoundError as error:
-        raise UserError(f"{results_file}: not found; a run's results are results/EXPERIMENT/00000.json.gz") from error
+        raise UserError(f"{path}: not found; {what}") from error
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-        raise UserError(f"{results_file}: can't be read as gzipped JSON: {error}") from error
+        raise UserError(f"{path}: can't be read as gzipped JSON: {error}") from error
 
 
 def results_checksum(results: dict[str, Any]) -> str:
