@@ -128,6 +128,17 @@ class Plots(Section):
     )
 
 
+class Explorer(Section):
+    """What the explorer shows; a change makes its page anew and runs nothing again."""
+
+    samples: int = Field(
+        200,
+        description="The most samples that the page holds: of each swept value the most divergent, the least divergent "
+        "and some drawn at random.",
+        ge=1,
+    )
+
+
 class Experiment(Section):
     """One `config/{experiment}.yaml`."""
 
@@ -138,6 +149,7 @@ class Experiment(Section):
     capture: Capture = Field(default_factory=Capture, description=Capture.__doc__)
     divergence: Divergence = Field(default_factory=Divergence, description=Divergence.__doc__)
     plots: Plots = Field(default_factory=Plots, description=Plots.__doc__)
+    explorer: Explorer = Field(default_factory=Explorer, description=Explorer.__doc__)
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default_factory=dict, description="Dotted keys to lists of values; the cross product is run, in this order."
     )
@@ -161,7 +173,7 @@ class Selection(Section):
 
 
 # Sections that change no run: what is made of the triples later.
-LATER_SECTIONS = {"divergence", "plots"}
+LATER_SECTIONS = {"divergence", "plots", "explorer"}
 
 
 class Problem(ValueError):

@@ -4,12 +4,11 @@ from pathlib import Path
 
 from horizons.logs import stage_log
 from horizons.report.plots import draw
-from horizons.store.tables import read_tables
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
         draw(
-            read_tables(snakemake.input.tables),
+            [Path(path) for path in snakemake.input.tables],
             snakemake.params.points,
             [Path(path) for path in snakemake.input.candidates],
             snakemake.params.samples,

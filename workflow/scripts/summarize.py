@@ -9,7 +9,7 @@ from horizons.logs import stage_log
 from horizons.recorded import require_recorded
 from horizons.report.pages import describe_runs, readable_summary, table_page
 from horizons.report.summary import summarize
-from horizons.store.tables import read_tables, write_table
+from horizons.store.tables import write_table
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
@@ -17,9 +17,9 @@ if __name__ == "__main__":
         source = f"config/{snakemake.wildcards.experiment}.yaml"
         experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
         require_recorded(results_files, expand_runs(experiment), source)
-        table = read_tables(snakemake.input.tables)
+        table_files = [Path(path) for path in snakemake.input.tables]
         candidates_files = [Path(path) for path in snakemake.input.candidates]
-        summary = summarize(table, snakemake.params.points, results_files, candidates_files)
+        summary = summarize(table_files, snakemake.params.points, results_files, candidates_files)
         write_table(summary, Path(snakemake.output.summary))
         Path(snakemake.output.experiment).write_text(snakemake.params.experiment, encoding="utf-8")
         pages = {

@@ -11,7 +11,6 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.figure import Figure
 
 from horizons.report.figures.by_horizon import (
@@ -22,16 +21,20 @@ from horizons.report.figures.by_horizon import (
 )
 from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration
+from horizons.report.figures.data import reduce_tables
 from horizons.report.figures.frame import save, swept_lines
 from horizons.report.figures.glyphs import use_fonts_for
-from horizons.report.figures.intervals import number_samples
 from horizons.report.figures.trellis import choose_samples, trellis
 from horizons.report.labels import group_points, label_points, legend_of
-from horizons.store.files import read_candidates
+from horizons.report.tables import open_tables
+from horizons.store.streams import read_token_texts
+
+# The name of a figure, the function that makes it, and what that is given; all of it can be pickled.
+NamedFigure = tuple[str, Callable[..., Figure], tuple[Any, ...]]
 
 
 def draw(
-    table: pd.DataFrame,
+    table_files: Iterable[Path],
     points: Mapping[str, Mapping[str, Any]],
     candidates_files: Iterable[Path],
     samples: Sequence[str],
@@ -41,44 +44,56 @@ def draw(
 ) -> None:
     """Draw the figures of an experiment into `folder`, each as PNG and SVG, so many `processes` at once.
 
-    `table` holds the divergence tables of its runs, `points` the swept values of each run by its number,
+    `table_files` are the divergence tables of its runs, `points` the swept values of each run by its number,
     `candidates_files` hold the texts of their tokens, and `samples` are the question ids of those drawn token by token.
     Positions after the end of the text are left out, and so is infinity, which no axis holds; the figures say how much.
     """
+    texts = TokenTexts(candidates_files)
     with plt.style.context(style):
         point_of, labels = group_points(points), label_points(points)
-        drawn = choose_samples(table, samples, token_texts(candidates_files), labels)
+        with open_tables(table_files) as tables:
+            data = reduce_tables(tables, point_of)
+            drawn = choose_samples(tables, samples, texts.of_run, labels)
         use_fonts_for([*labels.values(), *(text for sample in drawn for text in sample.texts)])
         order = list(dict.fromkeys(point_of.values()))
         title, values = legend_of(points)
         lines = swept_lines({point: values[point] for point in order}, title)
         panels = {point: labels[point] for point in order}
-        table = number_samples(table.assign(point=table["run"].map(point_of)))
-        text = table[~table["after_eos"]]
+        horizons = sorted(data.by_horizon["horizon"].unique())
         figures = [
-            ("divergence_by_horizon", divergence_by_horizon, (text, lines)),
-            ("divergence_by_position", divergence_by_position, (text, panels)),
-            ("agreement_by_horizon", agreement_by_horizon, (text, lines)),
-            ("acceptance", acceptance, (text, lines)),
-            ("confidence_over_time", confidence_over_time, (text, lines)),
-            ("calibration", calibration, (text, panels)),
+            ("divergence_by_horizon", divergence_by_horizon, (data.by_horizon, lines)),
+            ("divergence_by_position", divergence_by_position, (data.spread, data.by_horizon, panels)),
+            ("agreement_by_horizon", agreement_by_horizon, (data.by_horizon, lines)),
+            ("acceptance", acceptance, (data.accepted, horizons, lines)),
+            ("confidence_over_time", confidence_over_time, (data.by_horizon, lines)),
+            ("calibration", calibration, (data.bins, panels)),
             ("trellis", trellis, (drawn,)),
         ]
-        if processes == 1:
-            for name, figure, data in figures:
-                _draw(folder / name, figure, data)
-            return
-        # Forked, so that each has the style and the fonts that are set here.
-        with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-            for drawing in [pool.submit(_draw, folder / name, figure, data) for name, figure, data in figures]:
-                drawing.result()
+        draw_all(figures, folder, processes)
+
+
+def draw_all(figures: Sequence[NamedFigure], folder: Path, processes: int) -> None:
+    """Draw figures with the style and the fonts that are set, each as PNG and SVG of its name in `folder`."""
+    if processes == 1:
+        for name, figure, data in figures:
+            _draw(folder / name, figure, data)
+        return
+    # Forked, so that each has the style and the fonts that are set here.
+    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+        for drawing in [pool.submit(_draw, folder / name, figure, data) for name, figure, data in figures]:
+            drawing.result()
 
 
 def _draw(stem: Path, figure: Callable[..., Figure], data: tuple[Any, ...]) -> None:
     save(figure(*data), stem)
 
 
-def token_texts(candidates_files: Iterable[Path]) -> dict[str, dict[int, str]]:
-    """The text of each token id that occurs in a run, by the number of the run."""
-    files = [read_candidates(path) for path in candidates_files]
-    return {file["run"]: {int(token): text for token, text in file["token_texts"].items()} for file in files}
+class TokenTexts:
+    """The text of each token id that occurs in a run, read when it is asked for."""
+
+    def __init__(self, candidates_files: Iterable[Path]) -> None:
+        self._paths = {path.name.split(".")[0]: path for path in candidates_files}
+
+    def of_run(self, run: str) -> dict[int, str]:
+        """The texts by token id. Raises UserError where the candidates of the run can't be read."""
+        return {int(token): text for token, text in read_token_texts(self._paths[run]).items()}

@@ -1,0 +1,168 @@
+"""How sure a mean over samples is: 95 % intervals, p values, and on how many samples it hangs. No torch.
+
+The entries of one sample are not independent, so whatever is said here of a mean over entries is said from its samples:
+`sums` and `counts` hold, for each sample along the last axis, the sum of its values and how many they are. The mean is
+the ratio of the totals, its error that of the linearized ratio ("cluster-robust").
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import bdtr, ndtri, stdtr, stdtrit
+
+LEVEL = 0.95
+FEWEST_SAMPLES = 5  # below this there is no interval
+FEW_EFFECTIVE = 10  # below this no interval can be trusted
+# Samples closer to the median than this share of their spread have the common value; so have those that nine digits,
+# which tables have, can't tell from it.
+COMMON_WITHIN, ROUNDING = 0.1, 1e-8
+
+
+class MeanOfSamples(NamedTuple):
+    """A mean over the entries of samples, its 95 % interval, and on how many samples it hangs."""
+
+    mean: float
+    low: float
+    high: float
+    effective_samples: float
+
+
+def mean_of_samples(sums: np.ndarray, counts: np.ndarray, share: bool) -> MeanOfSamples:
+    """The mean of a number that is never negative, from (num_samples,) sums and counts, none of them 0.
+
+    `share` says that the number lies between 0 and 1. Below FEWEST_SAMPLES, and where a value is infinite, there is no
+    interval (NaN).
+    """
+    if not len(sums) or not np.isfinite(sums).all():
+        return MeanOfSamples(sums.sum() / counts.sum() if len(sums) else np.nan, np.nan, np.nan, np.nan)
+    low, high = share_interval(sums, counts) if share else mean_interval(sums, counts)
+    effective = int(effective_samples(sums, counts))
+    return MeanOfSamples(sums.sum() / counts.sum(), float(np.maximum(low, 0)), float(high), effective)
+
+
+def mean_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of means, (..., num_samples) -> low and high (...,); NaN below FEWEST_SAMPLES.
+
+    A t interval whose statistic is freed of the skewness of the samples, see `skewed_interval`.
+    """
+    mean, residuals = _linearize(sums, counts)
+    return skewed_interval(mean, residuals)
+
+
+def share_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of means of numbers between 0 and 1, (..., num_samples) -> low and high (...,).
+
+    Wilson's interval, which is never of no width and stays between 0 and 1. Where each sample as a whole is 0 or 1 the
+    trials are the samples; elsewhere as many as would have the error found, and the quantile is Student's.
+    """
+    samples = sums.shape[-1]
+    mean, residuals = _linearize(sums, counts)
+    if samples < FEWEST_SAMPLES:
+        return np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
+    values = sums / counts
+    whole = ((values == 0) | (values == 1)).all(-1)
+    variance = samples / (samples - 1) * (residuals**2).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        trials = np.where(whole | (variance == 0), samples, mean * (1 - mean) / variance)
+    quantile = np.where(whole, ndtri((1 + LEVEL) / 2), stdtrit(samples - 1, (1 + LEVEL) / 2))
+    shrunk = quantile**2 / trials
+    middle = (mean + shrunk / 2) / (1 + shrunk)
+    half = np.sqrt(np.maximum(mean * (1 - mean), 0) * shrunk + shrunk**2 / 4) / (1 + shrunk)
+    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+
+
+def skewed_interval(estimate: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of estimates (...,) from what each sample adds to them, (..., num_samples) that sum to 0.
+
+    Student's, of the statistic under Hall's cubic transformation, which removes its skewness: on symmetric data a t
+    interval, on skewed data it reaches further to the side of the rare large values (P. Hall, On the removal of
+    skewness by transformation, JRSS B 54, 1992). NaN below FEWEST_SAMPLES.
+    """
+    samples = residuals.shape[-1]
+    if samples < FEWEST_SAMPLES:
+        return np.full(np.shape(estimate), np.nan), np.full(np.shape(estimate), np.nan)
+    error, skewness = _error_and_skewness(residuals)
+    quantile = stdtrit(samples - 1, (1 + LEVEL) / 2)
+    return estimate - error * _with_skewness(quantile, skewness), estimate - error * _with_skewness(-quantile, skewness)
+
+
+def p_value(estimate: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    """Two-sided p values of estimates (...,) being 0: below 0.05 exactly where `skewed_interval` leaves 0 out."""
+    samples = residuals.shape[-1]
+    if samples < FEWEST_SAMPLES:
+        return np.full(np.shape(estimate), np.nan)
+    error, skewness = _error_and_skewness(residuals)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where((error == 0) & (estimate == 0), 0.0, estimate / error)
+        found = 2 * stdtr(samples - 1, -np.abs(_without_skewness(statistic, skewness)))
+    return np.where(np.isinf(statistic), 0.0, found)
+
+
+def effective_samples(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """How many samples have another mean than the common one, (..., num_samples) -> (...,); all where none is common.
+
+    Common is what more than half of the samples have, within a tenth of the spread of all of them.
+    """
+    values = sums / counts
+    median = np.median(values, axis=-1, keepdims=True)
+    away = np.abs(values - median)
+    spread = np.sqrt((away**2).mean(-1, keepdims=True))
+    others = (away > np.maximum(COMMON_WITHIN * spread, ROUNDING * np.abs(median))).sum(-1)
+    return np.where(2 * others < values.shape[-1], others, values.shape[-1])
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided p value of McNemar's test: of a coin that falls so unevenly."""
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
+
+
+def paired_share_interval(gained: int, lost: int, pairs: int) -> tuple[float, float]:
+    """95 % interval of the difference of two shares of the same `pairs`, of which so many were gained and lost.
+
+    Wald's with half a pair more in each of the four cells, which keeps its level in few pairs (Agresti and Min, Simple
+    improved confidence intervals for comparing matched proportions, Statistics in Medicine 24, 2005).
+    """
+    if pairs < FEWEST_SAMPLES:
+        return np.nan, np.nan
+    gained, lost, pairs = gained + 0.5, lost + 0.5, pairs + 2
+    difference = (gained - lost) / pairs
+    half = ndtri((1 + LEVEL) / 2) * np.sqrt((gained + lost) / pairs - difference**2) / np.sqrt(pairs)
+    return max(difference - half, -1.0), min(difference + half, 1.0)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p values, (num_tests,), in the same order; NaN stays, and counts for no test."""
+    adjusted = np.full(len(p_values), np.nan)
+    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]  # NaN comes last
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def _linearize(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ratios of the totals (...,), and what each sample adds to their error (..., num_samples)."""
+    total = counts.sum(-1)
+    mean = sums.sum(-1) / total
+    return mean, (sums - mean[..., None] * counts) / total[..., None]
+
+
+def _error_and_skewness(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The standard error of estimates (...,), and the skewness of their samples over the root of the number of them."""
+    samples = residuals.shape[-1]
+    second = (residuals**2).mean(-1)
+    third = (residuals**3).mean(-1)
+    error = np.sqrt(samples**2 / (samples - 1) * second)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return error, np.where(second > 0, third / second**1.5, 0.0) / np.sqrt(samples)
+
+
+def _without_skewness(statistic: np.ndarray, skewness: np.ndarray) -> np.ndarray:
+    """Hall's transformation of a t statistic: monotone, and itself where there is no skewness."""
+    return statistic + skewness * statistic**2 / 3 + skewness**2 * statistic**3 / 27 + skewness / 6
+
+
+def _with_skewness(value: float, skewness: np.ndarray) -> np.ndarray:
+    """The inverse of `_without_skewness`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = 3 * (np.cbrt(1 + skewness * (value - skewness / 6)) - 1) / skewness
+    return np.where(np.abs(skewness) < 1e-9, value, found)

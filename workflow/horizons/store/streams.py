@@ -1,0 +1,123 @@
+"""The gzipped JSON of a run read as a stream: its first members, or the items of a list one by one. No torch."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from horizons.errors import UserError
+from horizons.store.files import READ_SIZE
+
+ABOUT = ("config", "point", "shard", "environment", "metrics")  # of a run's results, all but its outputs
+
+
+def read_about(results_file: Path) -> dict[str, Any]:
+    """What a results file says of its run as a whole: config, environment, metrics. Raises UserError."""
+    return read_members(results_file, ABOUT, "outputs")
+
+
+def read_outputs(results_file: Path) -> Iterator[dict[str, Any]]:
+    """The outputs of a run, one after the other. Raises UserError where they can't be read."""
+    return (output for key, output in members_of(results_file, "outputs") if key == "outputs")
+
+
+def read_token_texts(candidates_file: Path) -> dict[str, str]:
+    """The text of each token id that occurs in a run. Raises UserError where they can't be read."""
+    return read_members(candidates_file, ("token_texts",), "samples")["token_texts"]
+
+
+def read_candidate_samples(candidates_file: Path) -> Iterator[dict[str, Any]]:
+    """The candidates of a run, one sample after the other. Raises UserError where they can't be read."""
+    return (sample for key, sample in members_of(candidates_file, "samples") if key == "samples")
+
+
+def read_members(path: Path, keys: Iterable[str], long: str) -> dict[str, Any]:
+    """The members of a gzipped JSON object that it has of `keys`; no more is read than holds them.
+
+    `long` is a list among its members that need not be held whole.
+    """
+    wanted, found = set(keys), {}
+    for key, value in members_of(path, long):
+        if key in wanted:
+            found[key] = value
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def members_of(path: Path, long: str) -> Iterator[tuple[str, Any]]:
+    """The members of a gzipped JSON object, in order; of the list called `long` each item. Raises UserError."""
+    with _opened(path) as text:
+        text.skip("{")
+        while not text.take("}"):
+            key = text.value()
+            text.skip(":")
+            if key == long and text.take("["):
+                while not text.take("]"):
+                    yield key, text.value()
+                    text.take(",")
+            else:
+                yield key, text.value()
+            text.take(",")
+
+
+class _Text:
+    """JSON of which no more is held than the value under way."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._text, self._at = file, "", 0
+        self._decoder = json.JSONDecoder()
+
+    def take(self, character: str) -> bool:
+        """Go past white space and this character, if that is what comes next."""
+        found = self._next() == character
+        self._at += found
+        return found
+
+    def skip(self, character: str) -> None:
+        """Go past white space and this character."""
+        if not self.take(character):
+            raise ValueError(f"{character} is missing")
+
+    def value(self) -> Any:  # noqa: ANN401, from JSON
+        """The value that comes next."""
+        self._next()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except ValueError:
+                end = len(self._text)
+            if end < len(self._text):  # else it is not whole, or a number that may go on
+                self._at = end
+                return value
+            self._more()
+
+    def _next(self) -> str:
+        """The character after white space."""
+        while (character := self._text[self._at : self._at + 1]).isspace() or not character:
+            if character:
+                self._at += 1
+            else:
+                self._more()
+        return character
+
+    def _more(self) -> None:
+        rest = self._text[self._at :]
+        more = self._file.read(max(READ_SIZE, len(rest)))
+        if not more:
+            raise ValueError("it breaks off")
+        self._text, self._at = rest + more, 0
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Text]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            yield _Text(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found; the stages before this make it") from error
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        raise UserError(f"{path}: can't be read as gzipped JSON: {error}") from error
