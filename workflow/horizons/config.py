@@ -263,6 +263,11 @@ def expand_runs(experiment: Experiment) -> list[Run]:
     return runs
 
 
+def pool_seeds(point: dict[str, Any]) -> dict[str, Any]:
+    """The swept values of a point but its seed: runs that differ in nothing else are repetitions of each other."""
+    return {dotted: value for dotted, value in point.items() if dotted != "seed"}
+
+
 def dump_experiment(experiment: Experiment) -> str:
     """An experiment as YAML, every key with its value, which loads as the same experiment."""
     return yaml.safe_dump(experiment.model_dump(), sort_keys=False, allow_unicode=True)

@@ -13,13 +13,14 @@ from horizons.entries import count_entries
 from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
-from horizons.prompts import load_prompts
+from horizons.prompts import load_prompts, shares_prompts
 from horizons.store.files import MAX_HEADER_SIZE
 from horizons.store.layout import ITEM_BYTES, header_size
 
 # Of an entry in the metadata file: measured on the default experiment, whose ids are as long as `replace-000` at most.
 METADATA_BYTES = 205
-STAGES_OF_A_RUN, STAGES_OF_ALL = 3, 3  # generate, validate, divergence; plot, explorer, summarize
+# generate, validate, divergence; plot, explorer, summarize, and compare where there is something to compare
+STAGES_OF_A_RUN, STAGES_OF_ALL = 3, 3
 
 # What a generate job asks of a cluster is meant to be enough rather than near, and a retry asks for more.
 BASE_MB = 3000  # Python with torch, its CUDA context, and the two Snakemakes of a cluster's job
@@ -83,7 +84,8 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
     saving = experiment.generation.save_logits
     runs: list[RunPlan] = []
     shards_needed: list[int | None] = []
-    for run in expand_runs(experiment):
+    expanded = expand_runs(experiment)
+    for run in expanded:
         config = run.config
         samples, _ = prompt_sizes(config.dataset)
         first, last = samples * run.shard // config.shards, samples * (run.shard + 1) // config.shards
@@ -95,7 +97,7 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
         runs.append(plan_run(run, last - first, size, dtype))
         if run.shard == 0:
             shards_needed.append(_shards_needed(run, samples, size, dtype))
-    jobs = STAGES_OF_A_RUN * len(runs) + STAGES_OF_ALL if saving else len(runs)
+    jobs = STAGES_OF_A_RUN * len(runs) + STAGES_OF_ALL + shares_prompts(expanded) if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 

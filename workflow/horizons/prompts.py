@@ -2,10 +2,11 @@
 
 import codecs
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from horizons.config import Dataset, Experiment, describe_point, expand_runs
+from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs, pool_seeds
 from horizons.errors import UserError
 from horizons.strict_json import parse_json, shorten
 
@@ -82,6 +83,20 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
                 f"{source}: plots.samples holds {sample!r}, which no prompt has as its id; is it {close[0]!r}?"
             )
     return experiment.plots.samples or ids[:1]
+
+
+def shares_prompts(runs: Iterable[Run]) -> bool:
+    """Whether any swept point has prompts of the first, so that the two can be compared; points of another seed alone
+    are no others. Raises UserError for prompts that can't be loaded.
+    """
+    datasets: dict[str, set[Dataset]] = {}
+    for run in runs:
+        datasets.setdefault(repr(pool_seeds(run.point)), set()).add(run.config.dataset)
+    (first, *_), *others = datasets.values()
+    if any(first in other for other in others):
+        return True
+    ids = {prompt.id for prompt in load_prompts(first)} if others else set()
+    return any(prompt.id in ids for other in others for dataset in other for prompt in load_prompts(dataset))
 
 
 def _load_at(where: str, dataset: Dataset) -> list[Prompt]:

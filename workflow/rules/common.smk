@@ -18,7 +18,7 @@ from horizons.config import (
 from horizons.errors import UserError
 from horizons.models.facts import checkpoint_files
 from horizons.planning import memory_mb, missing_room, run_minutes
-from horizons.prompts import local_path, require_samples
+from horizons.prompts import local_path, require_samples, shares_prompts
 from horizons.recorded import difference, same_runs
 
 CONFIG = Path("config")
@@ -28,6 +28,7 @@ CONFIG = Path("config")
 localrules:
     plot,
     explorer,
+    compare,
     summarize,
 
 
@@ -104,6 +105,12 @@ def results_of(wildcards) -> list[str]:
         if summary.exists() and not same_runs(experiment_of(wildcards.experiment), recorded):
             workflow.dag.forcefiles.add(str(summary))
     return of_all_runs(rules.generate.output.results, wildcards.experiment)
+
+
+def comparison_of(wildcards) -> list[str]:
+    """The comparison of an experiment whose swept points share prompts; of any other there is none."""
+    compared = shares_prompts(runs_of(wildcards.experiment).values())
+    return expand(pattern_of(rules.compare.output.table), experiment=wildcards.experiment) if compared else []
 
 
 def require_for_report(summary: Path) -> None:

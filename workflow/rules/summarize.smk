@@ -1,8 +1,9 @@
 """Summarize an experiment: statistics of each run and horizon.
 
-Input: the tables, candidates and results of all its runs; the plots and the page too, which are not read, so that
-whoever asks for the summary gets all there is of an experiment. Output: `summary.csv`; for readers the main part of it,
-and what the runs were made with, as HTML; and `experiment.yaml`, from which all of it can be made again.
+Input: the tables, candidates and results of all its runs; the plots, the page and the comparison too, which are not
+read, so that whoever asks for the summary gets all there is of an experiment. Output: `summary.csv`; for readers the
+main part of it, and what the runs were made with, as HTML; and `experiment.yaml`, from which all of it can be made
+again.
 """
 
 
@@ -13,6 +14,7 @@ rule summarize:
         results=results_of,
         plots=rules.plot.output,
         explorer=rules.explorer.output.page,
+        comparison=comparison_of,
     output:
         summary=report(
             "results/{experiment}/summary.csv",

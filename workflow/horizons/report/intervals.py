@@ -87,15 +87,18 @@ def skewed_interval(estimate: np.ndarray, residuals: np.ndarray) -> tuple[np.nda
 
 
 def p_value(estimate: np.ndarray, residuals: np.ndarray) -> np.ndarray:
-    """Two-sided p values of estimates (...,) being 0: below 0.05 exactly where `skewed_interval` leaves 0 out."""
+    """Two-sided p values of estimates (...,) being 0: below 0.05 exactly where `skewed_interval` leaves 0 out.
+
+    Where all samples say the same there is no error to compare with, and it is that of the sign test.
+    """
     samples = residuals.shape[-1]
     if samples < FEWEST_SAMPLES:
         return np.full(np.shape(estimate), np.nan)
     error, skewness = _error_and_skewness(residuals)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.where((error == 0) & (estimate == 0), 0.0, estimate / error)
-        found = 2 * stdtr(samples - 1, -np.abs(_without_skewness(statistic, skewness)))
-    return np.where(np.isinf(statistic), 0.0, found)
+    none = error <= ROUNDING * np.abs(estimate)
+    statistic = np.divide(estimate, error, out=np.zeros(np.shape(error)), where=~none)
+    found = 2 * stdtr(samples - 1, -np.abs(_without_skewness(statistic, skewness)))
+    return np.where(none, np.where(estimate == 0, 1.0, 2.0 ** (1 - samples)), found)
 
 
 def effective_samples(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

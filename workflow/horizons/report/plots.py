@@ -11,8 +11,10 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
+from horizons.config import pool_seeds
 from horizons.report.figures.by_horizon import (
     acceptance,
     agreement_by_horizon,
@@ -21,9 +23,10 @@ from horizons.report.figures.by_horizon import (
 )
 from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration
+from horizons.report.figures.comparison import comparison
 from horizons.report.figures.data import reduce_tables
 from horizons.report.figures.frame import save, swept_lines
-from horizons.report.figures.glyphs import use_fonts_for
+from horizons.report.figures.glyphs import printable, use_fonts_for
 from horizons.report.figures.trellis import choose_samples, trellis
 from horizons.report.labels import group_points, label_points, legend_of
 from horizons.report.tables import open_tables
@@ -70,6 +73,22 @@ def draw(
             ("trellis", trellis, (drawn,)),
         ]
         draw_all(figures, folder, processes)
+
+
+def draw_comparison(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], style: Path, folder: Path) -> None:
+    """Draw `comparison` into `folder`, as PNG and SVG; `table` is of `compare`, `points` the swept values of each run.
+
+    Each point has the colour that it has in the other figures.
+    """
+    pooled = {run: pool_seeds(dict(point)) for run, point in points.items()}
+    order = list(dict.fromkeys(group_points(pooled).values()))
+    with plt.style.context(style):
+        use_fonts_for(label_points(pooled).values())
+        title, values = legend_of(pooled)
+        lines = swept_lines({point: values[point] for point in order}, title)
+        lines = lines.without(order[0])
+        first = "".join(printable(label_points(pooled)[order[0]]))
+        draw_all([("comparison", comparison, (table, first, lines))], folder, processes=1)
 
 
 def draw_all(figures: Sequence[NamedFigure], folder: Path, processes: int) -> None:

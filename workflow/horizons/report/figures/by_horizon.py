@@ -49,6 +49,8 @@ def acceptance(accepted: pd.DataFrame, horizons: Sequence[int], lines: Lines) ->
     `accepted` holds sums of each sample and n (column `ahead`), `horizons` are those that were recorded.
     """
     means = means_by(accepted, ["point", "ahead"], "accepted")
+    chosen = (means["ahead"] == 1) & (means["mean"] == 1)  # as where the most probable token is taken, by definition
+    means.loc[chosen, ["low", "high", "effective_samples"]] = [1.0, 1.0, float("nan")]
     notes = [*describe_bars(accepted, means), *lines.unnamed]
     bounds = [n for n in means["ahead"].unique() if not set(range(1, n + 1)) <= set(horizons)]
     if bounds:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.markers import CARETDOWNBASE
+from matplotlib.markers import CARETDOWN
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from horizons.report.figures.glyphs import fit_labels, width_of
@@ -41,6 +41,11 @@ class Lines(NamedTuple):
     named: list[Any]
     labels: dict[Any, str]
     title: str | None = None
+
+    def without(self, name: Any) -> "Lines":  # noqa: ANN401, what lines stand for
+        """All lines but one, as they are."""
+        colors, markers = ({key: look[key] for key in look if key != name} for look in (self.colors, self.markers))
+        return self._replace(colors=colors, markers=markers, named=[key for key in self.named if key != name])
 
     @property
     def unnamed(self) -> list[str]:
@@ -167,7 +172,9 @@ def draw_lines(axes: plt.Axes, means: pd.DataFrame, x: str, by: str, lines: Line
         )
         if "bound" in values:
             bound = values["bound"].to_numpy()
-            axes.plot(at[bound], values["mean"][bound], marker=CARETDOWNBASE, markersize=3.5, **look, zorder=2.5)
+            axes.plot(
+                at[bound], values["mean"][bound], marker=CARETDOWN, markersize=7, clip_on=False, **look, zorder=2.5
+            )
         axes.vlines(at, values["low"], values["high"], color=color, linewidth=0.7, alpha=0.6, zorder=2)
 
 
