@@ -9,15 +9,14 @@ import pytest
 from scipy import stats
 
 from horizons.report.intervals import (
+    compare_means,
     effective_samples,
     holm,
     mcnemar,
     mean_interval,
     mean_of_samples,
-    p_value,
     paired_share_interval,
     share_interval,
-    skewed_interval,
 )
 
 REPETITIONS = 4000
@@ -103,18 +102,33 @@ def test_on_symmetric_samples_it_is_the_t_interval():
     values = np.array([1.0, 2, 3, 4, 5, 6, 7])
     expected = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
     assert mean_interval(*whole_samples(values)) == pytest.approx(expected)
-    assert p_value(values.mean(), (values - values.mean()) / 7) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
 
 
-def test_p_values_and_intervals_agree():
-    random = np.random.default_rng(0)
-    values = random.exponential(size=(REPETITIONS, 12)) - random.random((REPETITIONS, 1)) * 1.5
-    mean = values.mean(-1)
-    residuals = (values - mean[:, None]) / 12
-    low, high = skewed_interval(mean, residuals)
-    p_values = p_value(mean, residuals)
-    assert ((p_values < 0.05) == ((low > 0) | (high < 0))).all()
-    assert 0.2 < (p_values < 0.05).mean() < 0.8
+def test_a_difference_of_pairs_is_that_of_the_paired_t_test():
+    first, other = np.random.default_rng(0).exponential(size=(2, 12))
+    expected = stats.ttest_rel(other, first)
+    interval = expected.confidence_interval(0.95)
+    found = compare_means(*whole_samples(first), *whole_samples(other))
+    assert found == pytest.approx([np.mean(other - first), interval.low, interval.high, expected.pvalue])
+
+
+@pytest.mark.parametrize("samples", [6, 12, 40])
+@pytest.mark.parametrize("draw", ["normal", "exponential", "lognormal"])
+def test_of_no_difference_five_in_a_hundred_are_found(samples, draw):
+    """Samples of different lengths, which is no effect either."""
+    random = np.random.default_rng(samples)
+    counts = random.integers(5, 16, (2, REPETITIONS, samples)).astype(float)
+    sums = counts * (getattr(random, draw)(size=counts.shape) + 3)
+    difference, low, high, p_values = compare_means(sums[0], counts[0], sums[1], counts[1])
+    assert 2 <= 100 * np.mean(p_values < 0.05) <= 7
+    np.testing.assert_array_equal(p_values < 0.05, (low > 0) | (high < 0))
+    np.testing.assert_allclose(difference, sums[1].sum(-1) / counts[1].sum(-1) - sums[0].sum(-1) / counts[0].sum(-1))
+
+
+def test_where_all_pairs_say_the_same_the_p_value_is_that_of_the_sign_test():
+    found = compare_means(*whole_samples(np.zeros(6)), *whole_samples(np.ones(6)))
+    assert found == (1, 1, 1, stats.binomtest(6, 6).pvalue)
+    assert compare_means(*whole_samples(np.ones(6)), *whole_samples(np.ones(6)))[3] == 1
 
 
 def test_below_five_samples_there_is_no_interval():
@@ -122,7 +136,7 @@ def test_below_five_samples_there_is_no_interval():
         assert np.isnan(interval(*whole_samples(np.linspace(0, 1, samples)))).all()
     assert np.isfinite(mean_interval(*whole_samples(np.linspace(0, 1, 5)))).all()
     assert np.isnan(mean_of_samples(np.ones(4), np.ones(4), share=False).low)
-    assert np.isnan(p_value(np.float64(1.0), np.array([0.1, -0.1])))
+    assert np.isnan(compare_means(*whole_samples(np.zeros(4)), *whole_samples(np.ones(4)))[1:]).all()
 
 
 def test_effective_samples_are_those_with_another_value_than_the_common_one():

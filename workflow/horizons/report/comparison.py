@@ -10,12 +10,11 @@ import pandas as pd
 from horizons.columns import LOWER_BOUND, NUMBERS
 from horizons.config import pool_seeds
 from horizons.report.intervals import (
+    compare_means,
     effective_samples,
     holm,
     mcnemar,
-    p_value,
     paired_share_interval,
-    skewed_interval,
 )
 from horizons.report.labels import group_points, swept_keys
 from horizons.report.samples import sum_samples
@@ -86,7 +85,7 @@ def scores_by_prompt(results_files: Iterable[Path]) -> pd.DataFrame:
 def compare_numbers(first: pd.DataFrame, other: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of one point against the first, from their `sums_by_prompt`."""
     rows = []
-    both = first.join(other, how="inner", lsuffix="_first")
+    both = _pairs(first, other)
     for name in (name for name in names if name in first and name in other):
         for horizon, pairs in both.groupby("horizon"):
             if horizon == 1 and NUMBERS[name.removesuffix(LOWER_BOUND)].at_final is not None:
@@ -98,7 +97,7 @@ def compare_numbers(first: pd.DataFrame, other: pd.DataFrame, names: Sequence[st
 
 def compare_scores(first: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:
     """The row of the score of one point against the first, from their `scores_by_prompt`; none without any."""
-    both = first.join(other, how="inner", lsuffix="_first")
+    both = _pairs(first, other)
     if both.empty:
         return []
     before, counts_before, after, counts_after = (both[column].to_numpy(dtype=float) for column in _pair("score"))
@@ -120,22 +119,24 @@ def compare_sums(
     if not there.any():
         return {}
     before, counts_before, after, counts_after = (each[there] for each in (before, counts_before, after, counts_after))
-    first_mean, mean = before.sum() / counts_before.sum(), after.sum() / counts_after.sum()
-    residuals = (after - mean * counts_after) / counts_after.sum()
-    residuals -= (before - first_mean * counts_before) / counts_before.sum()
-    low, high = skewed_interval(mean - first_mean, residuals)
+    difference, low, high, p_value = compare_means(before, counts_before, after, counts_after)
     differences = after / counts_after - before / counts_before
     return {
         "pairs": len(before),
-        "first_mean": first_mean,
-        "mean": mean,
-        "difference": mean - first_mean,
+        "first_mean": before.sum() / counts_before.sum(),
+        "mean": after.sum() / counts_after.sum(),
+        "difference": float(difference),
         "low": float(low),
         "high": float(high),
         "effective_samples": int(effective_samples(differences, np.ones(len(before)))),
         "test": "t",
-        "p_value": float(p_value(mean - first_mean, residuals)),
+        "p_value": float(p_value),
     }
+
+
+def _pairs(first: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The columns of both, those of the first with `_first` after their names, where both have a row."""
+    return first.merge(other, left_index=True, right_index=True, suffixes=("_first", ""))
 
 
 def _pair(name: str) -> list[str]:
