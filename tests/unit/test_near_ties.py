@@ -10,9 +10,10 @@ from checkpoints import load_golden
 from horizons.divergence import candidates_of, measure_samples
 from horizons.errors import UserError
 from horizons.measure.choice import choice_margin, choice_margin_of_probabilities
-from horizons.report.summary import TYPICAL_NOISE, choice_margins, count_near_ties
+from horizons.report.summary import TYPICAL_NOISE, count_near_ties
 from horizons.store.files import write_results
 from horizons.store.reader import open_triple
+from horizons.store.streams import read_choice_margins
 from triples import write_triple
 
 
@@ -41,7 +42,7 @@ def test_a_table_and_candidates_that_do_not_belong_together_are_refused(tmp_path
     earlier = tmp_path / "00000.candidates.json.gz"
     write_results(earlier, {"run": "00000", "samples": [{"token_ids": []}]})
     with pytest.raises(UserError, match=r"00000\.candidates\.json\.gz: is of an earlier version.* run again"):
-        choice_margins(earlier)
+        read_choice_margins(earlier)
 
 
 def test_the_typical_noise_is_above_the_rounding_of_one_logit_of_the_default_model():
@@ -91,7 +92,7 @@ def test_a_near_tie_under_the_mask_token_is_counted_from_the_triple_on(tmp_path)
     triple = open_triple(results_file)
     candidates = candidates_of(triple, list(measure_samples(triple)), load_golden("llada").tokenizer)
     write_results(tmp_path / "c.json.gz", candidates)
-    margins = choice_margins(tmp_path / "c.json.gz")
+    margins = np.array(read_choice_margins(tmp_path / "c.json.gz"))
     assert margins.tolist() == pytest.approx([1e-5, 1.0], rel=1e-2)
     entries = {"horizon": np.array([1, 1]), "after_eos": np.array([False, False])}
     assert count_near_ties(entries, margins, results_of(), "00000") == 1

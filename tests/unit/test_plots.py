@@ -136,8 +136,7 @@ def test_lines_are_the_means_of_the_summary(tmp_path):
     made_with |= {"environment": {"model": {"dtype": "float32"}}}
     write_results(results, {"metrics": {"score": None}, **made_with})
     candidates = tmp_path / "00000.candidates.json.gz"
-    samples = [{"choice_margins": [1.0] * 12} for _ in range(15)]
-    write_results(candidates, {"run": "00000", "samples": samples})
+    write_results(candidates, {"run": "00000", "choice_margins": [[1.0] * 12] * 15})
     expected = summarize(write_tables(tmp_path, table), {"00000": {}}, [results], [candidates])
     figure = divergence_by_horizon(reduced(tmp_path, table).by_horizon, swept_lines({"00000": "all prompts"}, None))
     for panel, number in zip(figure.axes, ["kl", "js"], strict=True):

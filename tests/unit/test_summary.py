@@ -40,10 +40,10 @@ def candidates_files(tmp_path):
     """Choices of margin 1 but for one near tie before the end and one after it, in the first run."""
     paths = [tmp_path / "00000.candidates.json.gz", tmp_path / "00001.candidates.json.gz"]
     for path in paths:
-        samples = [{"choice_margins": [1.0] * 6} for _ in range(4)]
+        margins = [[1.0] * 6 for _ in range(4)]
         if path == paths[0]:
-            samples[2]["choice_margins"][4:] = [1e-6, 1e-6]
-        write_results(path, {"run": path.name[:5], "samples": samples})
+            margins[2][4:] = [1e-6, 1e-6]
+        write_results(path, {"run": path.name[:5], "choice_margins": margins})
     return paths
 
 
@@ -109,9 +109,8 @@ def test_what_a_final_prediction_is_by_definition_has_no_uncertainty(tmp_path, r
     table = table_of(samples=6)
     table.loc[table["horizon"] == 1, ["kl", "kl_reverse", "js"]] = 0.0
     table.loc[table["horizon"] == 1, ["top1_agreement", "top5_agreement"]] = 1.0
-    candidates = [{"choice_margins": [1.0] * 6} for _ in range(6)]
     for path in candidates_files:
-        write_results(path, {"run": path.name[:5], "samples": candidates})
+        write_results(path, {"run": path.name[:5], "choice_margins": [[1.0] * 6] * 6})
     points = {"00000": {}, "00001": {}}
     final = summarize(write_tables(tmp_path, table), points, results_files, candidates_files).iloc[0]
     assert final[["kl_mean_low", "kl_mean_high", "top1_agreement_mean_low"]].tolist() == [0.0, 0.0, 1.0]

@@ -12,7 +12,7 @@ from horizons.errors import UserError
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
-from horizons.store.streams import read_about, read_candidate_samples
+from horizons.store.streams import read_about, read_choice_margins
 from horizons.store.tables import column_of
 
 # How far the margin of one and the same prediction is typically off, by the dtype the model computes in: the largest
@@ -51,7 +51,8 @@ def summarize_run(
 ) -> list[dict[str, Any]]:
     """The rows of one run, see `summarize`."""
     keys = table.read(["sample_idx", "horizon", "after_eos"])
-    near_ties = count_near_ties(keys, choice_margins(candidates_file), results, table.run)
+    margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
+    near_ties = count_near_ties(keys, margins, results, table.run)
     rows, kept = {}, {}
     for horizon in recorded_horizons(results, keys["horizon"]):
         at_horizon = keys["horizon"] == horizon
@@ -101,26 +102,13 @@ def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known:
     return row | {"mean_low": low, "mean_high": high, "effective_samples": effective}
 
 
-def choice_margins(candidates_file: Path) -> np.ndarray:
-    """How close the choice of each token of a run was, (num_finals,) in entry order: the difference of the two largest
-    logits of its final prediction, the mask token's left out, for it can't be chosen. Raises UserError.
-    """
-    margins: list[float | None] = []
-    for sample in read_candidate_samples(candidates_file):
-        if "choice_margins" not in sample:
-            raise UserError(
-                f"{candidates_file}: is of an earlier version, without choice_margins; remove it and run again"
-            )
-        margins += sample["choice_margins"]
-    return np.array(margins, dtype=float)  # None, of a choice without a second token, becomes NaN
-
-
 def count_near_ties(
     entries: Mapping[str, np.ndarray], margins: np.ndarray, results: Mapping[str, Any], run: str
 ) -> int | None:
     """How many tokens of a run, up to the end of the text, another machine or batch size may decide otherwise.
 
-    Those are the final predictions whose margin, of `choice_margins`, is below TYPICAL_NOISE. `entries` are the columns
+    Those are the final predictions whose margin is below TYPICAL_NOISE: `margins` (num_finals,), in entry order, are
+    the differences of the two largest logits but the mask token's, which can't be chosen. `entries` are the columns
     horizon and after_eos of its table. None where tokens were drawn or guided, for then the margin of the saved logits
     is not what decided. Raises UserError.
     """

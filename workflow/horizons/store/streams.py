@@ -1,15 +1,15 @@
-"""The gzipped JSON of a run read as a stream: its first members, or the items of a list one by one. No torch."""
+"""The gzipped JSON of a run as a stream: its first members alone, or the items of a list one by one. No torch."""
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from horizons.errors import UserError
-from horizons.store.files import READ_SIZE
+from horizons.store.files import READ_SIZE, replacing
 
 ABOUT = ("config", "point", "shard", "environment", "metrics")  # of a run's results, all but its outputs
 
@@ -27,6 +27,25 @@ def read_outputs(results_file: Path) -> Iterator[dict[str, Any]]:
 def read_token_texts(candidates_file: Path) -> dict[str, str]:
     """The text of each token id that occurs in a run. Raises UserError where they can't be read."""
     return read_members(candidates_file, ("token_texts",), "samples")["token_texts"]
+
+
+def read_choice_margins(candidates_file: Path) -> list[float | None]:
+    """How close the choice of each token of a run was, in entry order, see `candidates_head`.
+
+    Where they stand at each sample, as earlier versions wrote them, too. Raises UserError where they are not there, or
+    can't be read.
+    """
+    margins: list[float | None] = []
+    for key, value in members_of(candidates_file, "samples"):
+        if key == "choice_margins":
+            return [margin for of_sample in value for margin in of_sample]
+        if key == "samples" and "choice_margins" not in value:
+            break
+        if key == "samples":
+            margins += value["choice_margins"]
+    else:
+        return margins
+    raise UserError(f"{candidates_file}: is of an earlier version, without choice_margins; remove it and run again")
 
 
 def read_candidate_samples(candidates_file: Path) -> Iterator[dict[str, Any]]:
@@ -62,6 +81,28 @@ def members_of(path: Path, long: str) -> Iterator[tuple[str, Any]]:
             else:
                 yield key, text.value()
             text.take(",")
+
+
+def write_members(path: Path, head: Mapping[str, Any], long: str, items: Iterable[Any]) -> None:
+    """Write a gzipped JSON object of `head` and a list called `long`, whose items are made as they are written.
+
+    The same bytes for the same content; whole or not at all.
+    """
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as compressed,
+    ):
+        for key, value in head.items():
+            compressed.write(f"{'{' if key == next(iter(head)) else ','}\n{_dump(key)}: {_dump(value)}".encode())
+        compressed.write(f",\n{_dump(long)}: [".encode())
+        for number, item in enumerate(items):
+            compressed.write(f"{',' if number else ''}\n{_dump(item)}".encode())
+        compressed.write(b"\n]}\n")
+
+
+def _dump(value: Any) -> str:  # noqa: ANN401, what JSON can hold
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 class _Text:
