@@ -8,7 +8,14 @@ import pytest
 from horizons.errors import UserError
 from horizons.store import streams
 from horizons.store.files import write_results
-from horizons.store.streams import members_of, read_about, read_choice_margins, read_members, write_members
+from horizons.store.streams import (
+    members_of,
+    read_about,
+    read_candidate_samples,
+    read_choice_margins,
+    read_members,
+    write_members,
+)
 
 CONTENT = {
     "config": {"seed": 1, "nested": [{"]": "}"}]},
@@ -64,6 +71,17 @@ def test_what_is_no_json_object_is_one_line(tmp_path, content):
         list(members_of(path, "outputs"))
     with pytest.raises(UserError, match="not found"):
         list(members_of(tmp_path / "y.json.gz", "outputs"))
+
+
+@pytest.mark.usefixtures("read_size")
+def test_of_candidates_only_the_samples_asked_for_are_read(tmp_path):
+    path = tmp_path / "00000.candidates.json.gz"
+    samples = [{"sample_idx": n, "token_ids": [[n]] * (n % 30), "text": '{"sample_idx":1,\n' * n} for n in range(120)]
+    write_members(path, {"run": "00000"}, "samples", samples)
+    for numbers in (set(), {0}, {5, 50, 119}, set(range(120))):
+        assert list(read_candidate_samples(path, numbers)) == [samples[number] for number in sorted(numbers)]
+    write_results(path, {"run": "00000", "samples": samples})  # as earlier versions wrote them
+    assert list(read_candidate_samples(path, {5, 50})) == [samples[5], samples[50]]
 
 
 def test_choice_margins_of_earlier_versions_are_found_at_their_samples(tmp_path):

@@ -119,11 +119,12 @@ def test_what_a_final_prediction_is_by_definition_has_no_uncertainty(tmp_path, r
 
 
 @pytest.mark.parametrize("at_once", [1, 10**9])
-def test_reading_few_columns_at_once_changes_nothing(tmp_path, monkeypatch, results_files, candidates_files, at_once):
+def test_how_much_is_read_at_once_changes_nothing(tmp_path, monkeypatch, results_files, candidates_files, at_once):
     paths, points = write_tables(tmp_path, table_of()), {"00000": {}, "00001": {}}
     expected = summarize(paths, points, results_files, candidates_files)
     monkeypatch.setattr("horizons.report.tables.READ_AT_ONCE", at_once)
     pd.testing.assert_frame_equal(summarize(paths, points, results_files, candidates_files), expected)
+    pd.testing.assert_frame_equal(summarize(paths, points, results_files, candidates_files, processes=2), expected)
 
 
 def test_a_table_comes_back_from_csv_as_it_was(tmp_path):

@@ -44,6 +44,7 @@ rule summarize:
         "benchmarks/summarize/{experiment}.tsv"
     conda:
         "../envs/horizons.yaml"
+    threads: 2
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
         experiment=lambda wildcards: dump_experiment(experiment_of(wildcards.experiment)),

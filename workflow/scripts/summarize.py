@@ -19,7 +19,7 @@ if __name__ == "__main__":
         require_recorded(results_files, expand_runs(experiment), source)
         table_files = [Path(path) for path in snakemake.input.tables]
         candidates_files = [Path(path) for path in snakemake.input.candidates]
-        summary = summarize(table_files, snakemake.params.points, results_files, candidates_files)
+        summary = summarize(table_files, snakemake.params.points, results_files, candidates_files, snakemake.threads)
         write_table(summary, Path(snakemake.output.summary))
         Path(snakemake.output.experiment).write_text(snakemake.params.experiment, encoding="utf-8")
         pages = {

@@ -65,11 +65,11 @@ def sums_by_prompt(tables: Sequence[Table], names: Sequence[str]) -> pd.DataFram
     parts = []
     for table in tables:
         keys = table.read(["sample_idx", "horizon"], "NOT after_eos")
-        own = [name for name in names if name in table]
-        sums = [sum_samples(keys, table.read(batch, "NOT after_eos")) for batch in table.batches(own)]
-        together = pd.concat([part.drop(columns=["sample_idx", "horizon", "n"]) for part in sums], axis=1)
-        question_ids = sums[0]["sample_idx"].map(table.question_ids())
-        parts.append(together.assign(horizon=sums[0]["horizon"], question_id=question_ids))
+        sums: dict[str, np.ndarray] = {}
+        for batch in table.batches([name for name in names if name in table]):
+            sums |= sum_samples(keys, table.read(batch, "NOT after_eos"))
+        question_ids = pd.Series(sums.pop("sample_idx")).map(table.question_ids())
+        parts.append(pd.DataFrame(sums).assign(question_id=question_ids))
     return pd.concat(parts).groupby(["horizon", "question_id"]).sum()
 
 

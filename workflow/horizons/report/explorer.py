@@ -86,8 +86,8 @@ def mean_divergences(samples: np.ndarray, kl: np.ndarray) -> pd.Series:
     """How much there is to see of each sample, by its number: the mean KL of its entries up to the end of the text,
     (num_entries,) each, infinite ones left out; 0 where there are no others.
     """
-    sums = sum_samples({"sample": samples}, {"kl": kl}).set_index("sample")
-    return sums["kl"] / np.maximum(sums["kl_n"], 1)
+    sums = sum_samples({"sample": samples}, {"kl": kl})
+    return pd.Series(sums["kl"] / np.maximum(sums["kl_n"], 1), sums["sample"])
 
 
 def divergences_of(table: Table) -> pd.Series:
@@ -126,7 +126,7 @@ def read_chosen(
     names = [name for name in table.columns if name not in ("run", "question_id")]
     entries = pd.DataFrame(table.read(names, f"sample_idx IN ({', '.join(map(str, numbers))})")).assign(run=table.run)
     outputs = [output for output in read_outputs(results_file) if output["sample_idx"] in wanted]
-    samples = [sample for sample in read_candidate_samples(candidates_file) if sample["sample_idx"] in wanted]
+    samples = list(read_candidate_samples(candidates_file, wanted))
     results = read_about(results_file) | {"outputs": outputs}
     candidates = {"run": table.run, "token_texts": read_token_texts(candidates_file), "samples": samples}
     return Chosen(entries, results, candidates, num_samples)

@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 
 
-def sum_samples(keys: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def sum_samples(keys: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The sums of numbers by keys, (num_entries,) each; keys are small whole numbers, as sample_idx and horizon are.
 
-    Columns: the keys, ascending, `n` (entries), and for each number its sum and `{number}_n`, over finite values alone.
+    Gives the keys, ascending, `n` (entries), and for each number its sum and `{number}_n`, over finite values alone;
+    (num_cells,) each.
     """
     shape = tuple(int(values.max(initial=0)) + 1 for values in keys.values())
     cells = np.ravel_multi_index(tuple(keys.values()), shape)
@@ -22,4 +22,4 @@ def sum_samples(keys: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray
         finite = np.isfinite(values)
         found[name] = np.bincount(cells, np.where(finite, values, 0.0), size)[there]
         found[f"{name}_n"] = found["n"] if finite.all() else np.bincount(cells[finite], minlength=size)[there]
-    return pd.DataFrame(found)
+    return found

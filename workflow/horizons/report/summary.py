@@ -1,6 +1,9 @@
 """From the tables of an experiment's runs to one summary: statistics of each run and horizon."""
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +24,55 @@ from horizons.store.tables import column_of
 # bfloat16. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
 TYPICAL_NOISE = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
 
+KEYS = ["sample_idx", "horizon", "after_eos"]
+
 
 def summarize(
     table_files: Iterable[Path],
     points: Mapping[str, Mapping[str, Any]],
     results_files: Iterable[Path],
     candidates_files: Iterable[Path],
+    processes: int = 1,
 ) -> pd.DataFrame:
     """One row for each run and horizon that it records, also where no sample has an entry there.
 
     `table_files` are the divergence tables of all runs, in the order of their results and candidates, `points` the
-    swept values of each run by its number. Columns: run, the swept keys, horizon, num_samples, n (entries up to the end
-    of the text), after_eos (entries beyond it, left out), score (mean task score of the run, empty without labels),
-    near_ties (of the run, see `count_near_ties`), then for each number `_mean`, `_std` (population), `_median`, `_p05`,
-    `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high` (95 % interval of the mean) and
-    `_effective_samples` (see `effective_samples`). Raises UserError where files of a run do not belong together.
+    swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
+    horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left out), score (mean
+    task score of the run, empty without labels), near_ties (of the run, see `count_near_ties`), then for each number
+    `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
+    (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
+    run do not belong together.
     """
-    rows = []
-    with open_tables(table_files) as tables:
-        for table, results_file, candidates_file in zip(tables, results_files, candidates_files, strict=True):
-            rows += summarize_run(table, points[table.run], read_about(results_file), candidates_file)
-    summary = pd.DataFrame(rows)
+    runs = list(zip(table_files, results_files, candidates_files, strict=True))
+    shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), min(processes, len(runs)))]
+    if len(shares) == 1:
+        found = [summarize_runs(runs, points)]
+    else:
+        with ProcessPoolExecutor(len(shares), get_context("fork")) as pool:
+            found = list(pool.map(summarize_runs, shares, itertools.repeat(points)))
+    summary = pd.DataFrame(list(itertools.chain.from_iterable(found)))
     whole = [name for name in summary if name == "near_ties" or name.endswith("_effective_samples")]
     return summary.astype(dict.fromkeys(whole, "Int64"))
+
+
+def summarize_runs(runs: Sequence[Sequence[Path]], points: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of some runs, each given as the paths of its table, results and candidates."""
+    rows = []
+    with open_tables(table for table, _, _ in runs) as tables:
+        for table, (_, results_file, candidates_file) in zip(tables, runs, strict=True):
+            rows += summarize_run(table, points[table.run], read_about(results_file), candidates_file)
+    return rows
 
 
 def summarize_run(
     table: Table, point: Mapping[str, Any], results: Mapping[str, Any], candidates_file: Path
 ) -> list[dict[str, Any]]:
     """The rows of one run, see `summarize`."""
-    keys = table.read(["sample_idx", "horizon", "after_eos"])
+    numbers = {column_of(table, name): number for name, number in NUMBERS.items()}
+    first, *others = table.batches(list(numbers))
+    columns = table.read([*KEYS, *first])
+    keys = {name: columns.pop(name) for name in KEYS}
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
     rows, kept = {}, {}
@@ -67,13 +89,11 @@ def summarize_run(
             "score": results["metrics"]["score"],
             "near_ties": near_ties,
         }
-    numbers = {column_of(table, name): number for name, number in NUMBERS.items()}
-    for batch in table.batches(list(numbers)):
-        columns = table.read(batch)
-        for name in batch:
+    for batch in itertools.chain([columns], map(table.read, others)):
+        for name, values in batch.items():
             for horizon, entries in kept.items():
                 found = describe_number(
-                    columns[name][entries],
+                    values[entries],
                     keys["sample_idx"][entries],
                     share=numbers[name].share,
                     known=horizon == 1 and numbers[name].at_final is not None,
@@ -98,7 +118,7 @@ def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known:
     low = high = effective = None
     if not row["infinite"]:
         sums = sum_samples({"sample": samples}, {"value": values})
-        _, low, high, effective = mean_of_samples(sums["value"].to_numpy(), sums["n"].to_numpy(), share)
+        _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share)
     return row | {"mean_low": low, "mean_high": high, "effective_samples": effective}
 
 

@@ -2,8 +2,9 @@
 
 import gzip
 import json
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -11,6 +12,7 @@ from typing import IO, Any
 from horizons.errors import UserError
 from horizons.store.files import READ_SIZE, replacing
 
+LONGEST_START = 40  # characters of a line that say of which sample it is
 ABOUT = ("config", "point", "shard", "environment", "metrics")  # of a run's results, all but its outputs
 
 
@@ -48,9 +50,19 @@ def read_choice_margins(candidates_file: Path) -> list[float | None]:
     raise UserError(f"{candidates_file}: is of an earlier version, without choice_margins; remove it and run again")
 
 
-def read_candidate_samples(candidates_file: Path) -> Iterator[dict[str, Any]]:
-    """The candidates of a run, one sample after the other. Raises UserError where they can't be read."""
-    return (sample for key, sample in members_of(candidates_file, "samples") if key == "samples")
+def read_candidate_samples(candidates_file: Path, numbers: Container[int]) -> Iterator[dict[str, Any]]:
+    """The candidates of the samples of a run with these numbers. Raises UserError where they can't be read."""
+    return (
+        sample
+        for key, sample in members_of(candidates_file, "samples", lambda line: _of_another(line, numbers))
+        if key == "samples" and sample["sample_idx"] in numbers
+    )
+
+
+def _of_another(line: str, numbers: Container[int]) -> bool:
+    """Whether a line, as `write_members` writes one an item, says at its start that it is of another sample."""
+    found = re.match(r'\{"sample_idx":(\d+),', line)
+    return found is not None and int(found[1]) not in numbers
 
 
 def read_members(path: Path, keys: Iterable[str], long: str) -> dict[str, Any]:
@@ -67,8 +79,10 @@ def read_members(path: Path, keys: Iterable[str], long: str) -> dict[str, Any]:
     return found
 
 
-def members_of(path: Path, long: str) -> Iterator[tuple[str, Any]]:
-    """The members of a gzipped JSON object, in order; of the list called `long` each item. Raises UserError."""
+def members_of(path: Path, long: str, skip: Callable[[str], bool] = lambda _: False) -> Iterator[tuple[str, Any]]:
+    """The members of a gzipped JSON object, in order; of the list called `long` each item, but those that are a line
+    of which `skip` says that it need not be read. Raises UserError.
+    """
     with _opened(path) as text:
         text.skip("{")
         while not text.take("}"):
@@ -76,8 +90,9 @@ def members_of(path: Path, long: str) -> Iterator[tuple[str, Any]]:
             text.skip(":")
             if key == long and text.take("["):
                 while not text.take("]"):
-                    yield key, text.value()
-                    text.take(",")
+                    if not text.skip_line(skip):
+                        yield key, text.value()
+                        text.take(",")
             else:
                 yield key, text.value()
             text.take(",")
@@ -123,6 +138,18 @@ class _Text:
         if not self.take(character):
             raise ValueError(f"{character} is missing")
 
+    def skip_line(self, skip: Callable[[str], bool]) -> bool:
+        """Go to the end of a line that is to be skipped."""
+        while len(self._text) < self._at + LONGEST_START and self._more():
+            pass
+        if not skip(self._text[self._at : self._at + LONGEST_START]):
+            return False
+        while (end := self._text.find("\n", self._at)) < 0:
+            self._at = len(self._text)
+            self._need_more()
+        self._at = end
+        return True
+
     def value(self) -> Any:  # noqa: ANN401, from JSON
         """The value that comes next."""
         self._next()
@@ -134,7 +161,7 @@ class _Text:
             if end < len(self._text):  # else it is not whole, or a number that may go on
                 self._at = end
                 return value
-            self._more()
+            self._need_more()
 
     def _next(self) -> str:
         """The character after white space."""
@@ -142,15 +169,19 @@ class _Text:
             if character:
                 self._at += 1
             else:
-                self._more()
+                self._need_more()
         return character
 
-    def _more(self) -> None:
+    def _need_more(self) -> None:
+        if not self._more():
+            raise ValueError("it breaks off")
+
+    def _more(self) -> bool:
+        """Read on, and say whether there was anything."""
         rest = self._text[self._at :]
         more = self._file.read(max(READ_SIZE, len(rest)))
-        if not more:
-            raise ValueError("it breaks off")
         self._text, self._at = rest + more, 0
+        return bool(more)
 
 
 @contextmanager

@@ -51,8 +51,10 @@ def sums_by_horizon(table: Table) -> pd.DataFrame:
     """Columns sample_idx, horizon, n, and sums of MEANS or of their lower bounds."""
     names = [column_of(table, number) for number in MEANS]
     keys = table.read(["sample_idx", "horizon"], TEXT)
-    sums = [sum_samples(keys, table.read(batch, TEXT)) for batch in table.batches(names)]
-    return pd.concat([sums[0], *(more.drop(columns=["sample_idx", "horizon", "n"]) for more in sums[1:])], axis=1)
+    sums: dict[str, np.ndarray] = {}
+    for batch in table.batches(names):
+        sums |= sum_samples(keys, table.read(batch, TEXT))
+    return pd.DataFrame(sums)
 
 
 def accepted_tokens(table: Table) -> pd.DataFrame:
@@ -70,7 +72,7 @@ def accepted_tokens(table: Table) -> pd.DataFrame:
         failed = np.zeros(shape[0] * shape[1], dtype=bool)
         failed[cells[(found["horizon"] <= ahead) & found["wrong"]]] = True
         keys = {"sample_idx": reached // shape[1]}
-        parts.append(sum_samples(keys, {"accepted": 1.0 - failed[reached]}).assign(ahead=ahead))
+        parts.append(pd.DataFrame(sum_samples(keys, {"accepted": 1.0 - failed[reached]})).assign(ahead=ahead))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -80,7 +82,7 @@ def confidence_bins(table: Table) -> pd.DataFrame:
     found = table.read(["sample_idx", "horizon", "confidence", right], f"{TEXT} AND horizon > 1")
     bins = np.minimum((found["confidence"] * BINS).astype(int), BINS - 1)
     keys = {"sample_idx": found["sample_idx"], "horizon": found["horizon"], "bin": bins}
-    return sum_samples(keys, {"right": found["right_"], "confidence": found["confidence"]})
+    return pd.DataFrame(sum_samples(keys, {"right": found["right_"], "confidence": found["confidence"]}))
 
 
 def spread_by_position(tables: Sequence[Table]) -> pd.DataFrame:
