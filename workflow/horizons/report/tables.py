@@ -74,4 +74,5 @@ def open_tables(paths: Iterable[Path]) -> Iterator[list[Table]]:
     """The tables of runs, `{run}.divergence.csv` each. Raises UserError for one that can't be read."""
     cores = len(os.sched_getaffinity(0))
     with duckdb.connect(config={"threads": min(THREADS, cores), "memory_limit": MEMORY}) as engine:
+        engine.execute("SET enable_progress_bar = false")
         yield [Table(path, engine) for path in paths]
