@@ -134,7 +134,7 @@ def test_lines_are_the_means_of_the_summary(tmp_path):
     results = tmp_path / "00000.json.gz"
     made_with = {"config": {"generation": {"temperature": 0.0, "cfg_scale": 0.0}}}
     made_with |= {"environment": {"model": {"dtype": "float32"}}}
-    write_results(results, {"metrics": {"score": None}, **made_with})
+    write_results(results, {"metrics": {"score": None}, **made_with, "outputs": [{"nfe": 12, "output_ids": [1] * 12}]})
     candidates = tmp_path / "00000.candidates.json.gz"
     write_results(candidates, {"run": "00000", "choice_margins": [[1.0] * 12] * 15})
     expected = summarize(write_tables(tmp_path, table), {"00000": {}}, [results], [candidates])

@@ -66,7 +66,8 @@ def write_run(folder, run):
     about = {"config": {"generation": {"temperature": 0.0, "cfg_scale": 0.0, "horizons": list(HORIZONS)}}}
     about |= {"point": {}, "shard": 0, "environment": {"model": {"dtype": "float32"}}, "metrics": {"score": None}}
     outputs = [
-        {"sample_idx": n, "question_id": f"q{n}", "prompt": "a", "output_ids": [0] * TOKENS} for n in range(SAMPLES)
+        {"sample_idx": n, "question_id": f"q{n}", "prompt": "a", "output_ids": [0] * TOKENS, "nfe": TOKENS}
+        for n in range(SAMPLES)
     ]
     write_results(folder / f"{run}.json.gz", about | {"outputs": outputs})
     head = {

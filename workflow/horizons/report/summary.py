@@ -15,7 +15,7 @@ from horizons.errors import UserError
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
-from horizons.store.streams import read_about, read_choice_margins
+from horizons.store.streams import read_about, read_choice_margins, read_outputs
 from horizons.store.tables import column_of
 
 # How far the margin of one and the same prediction is typically off, by the dtype the model computes in: the largest
@@ -39,7 +39,8 @@ def summarize(
     `table_files` are the divergence tables of all runs, in the order of their results and candidates, `points` the
     swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
     horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left out), score (mean
-    task score of the run, empty without labels), near_ties (of the run, see `count_near_ties`), then for each number
+    task score of the run, empty without labels), forward_passes_mean (of a sample of the run), tokens_per_pass (tokens
+    the run committed for each), near_ties (of the run, see `count_near_ties`), then for each number
     `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
     (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
     run do not belong together.
@@ -61,18 +62,19 @@ def summarize_runs(runs: Sequence[Sequence[Path]], points: Mapping[str, Mapping[
     rows = []
     with open_tables(table for table, _, _ in runs) as tables:
         for table, (_, results_file, candidates_file) in zip(tables, runs, strict=True):
-            rows += summarize_run(table, points[table.run], read_about(results_file), candidates_file)
+            rows += summarize_run(table, points[table.run], results_file, candidates_file)
     return rows
 
 
 def summarize_run(
-    table: Table, point: Mapping[str, Any], results: Mapping[str, Any], candidates_file: Path
+    table: Table, point: Mapping[str, Any], results_file: Path, candidates_file: Path
 ) -> list[dict[str, Any]]:
     """The rows of one run, see `summarize`."""
     numbers = {column_of(table, name): number for name, number in NUMBERS.items()}
     first, *others = table.batches(list(numbers))
     columns = table.read([*KEYS, *first])
     keys = {name: columns.pop(name) for name in KEYS}
+    results, speed_of_run = read_about(results_file), speed(read_outputs(results_file))
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
     rows, kept = {}, {}
@@ -87,6 +89,7 @@ def summarize_run(
             "n": len(kept[horizon]),
             "after_eos": int(at_horizon.sum()) - len(kept[horizon]),
             "score": results["metrics"]["score"],
+            **speed_of_run,
             "near_ties": near_ties,
         }
     for batch in itertools.chain([columns], map(table.read, others)):
@@ -120,6 +123,15 @@ def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known:
         sums = sum_samples({"sample": samples}, {"value": values})
         _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share)
     return row | {"mean_low": low, "mean_high": high, "effective_samples": effective}
+
+
+def speed(outputs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Forward passes of a sample, and tokens that the samples committed for each; both count those of guidance."""
+    passes, tokens = [], 0
+    for output in outputs:
+        passes.append(output["nfe"])
+        tokens += sum(len(step[0]) for step in output["trace"]) if "trace" in output else len(output["output_ids"])
+    return {"forward_passes_mean": sum(passes) / len(passes), "tokens_per_pass": tokens / sum(passes)}
 
 
 def count_near_ties(
