@@ -12,7 +12,7 @@ from horizons.devices import visible_devices
 from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
-from horizons.prompts import load_prompts, shares_prompts
+from horizons.prompts import prompt_facts, shares_prompts
 from horizons.schedule import most_entries, most_remembered
 from horizons.store.files import MAX_HEADER_SIZE
 from horizons.store.layout import ITEM_BYTES, header_size
@@ -191,12 +191,10 @@ def largest_run(config: Experiment) -> int:
     return math.ceil(samples / config.shards)
 
 
-@cache
 def prompt_sizes(dataset: Dataset) -> tuple[int, int]:
     """The number of prompts, and the bytes of the longest, which are at least as many as its tokens."""
-    prompts = load_prompts(dataset)
-    texts = [prompt.text or "".join(message["content"] for message in prompt.messages or []) for prompt in prompts]
-    return len(prompts), max(len(text.encode()) for text in texts)
+    facts = prompt_facts(dataset)
+    return len(facts.ids), facts.longest
 
 
 def _sample_bytes(config: Experiment, vocab_size: int, dtype: str) -> int:
