@@ -14,7 +14,7 @@ from horizons.errors import UserError, first_line
 
 THREADS = 2  # of the engine, on a machine that has them
 MEMORY = "1GB"  # that the engine itself takes at most
-READ_AT_ONCE = 300_000_000  # bytes of columns, about, of one table
+READ_AT_ONCE = 160_000_000  # bytes of columns, about, of one table; reading takes twice as much
 ROW_BYTES = 130  # of CSV, about
 TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN"}
 TYPES |= {

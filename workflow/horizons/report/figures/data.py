@@ -15,7 +15,7 @@ AHEAD = [1, 2, 4, 8]  # how many tokens would be accepted together
 BINS = 10  # of confidence, equally wide
 BAND = (0.1, 0.9)  # quantiles over samples
 FEWEST_AT_POSITION = 5  # samples; where texts that go on are fewer, nothing is drawn
-VALUES_AT_ONCE = 40_000_000  # of which quantiles are taken
+VALUES_AT_ONCE = 20_000_000  # of which quantiles are taken
 TEXT = "NOT after_eos"
 LAST = "coalesce(max(relative_position), -1) AS last"
 
