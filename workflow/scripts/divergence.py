@@ -16,7 +16,9 @@ if __name__ == "__main__":
         torch.set_num_threads(snakemake.threads)
         write_divergence(
             Path(snakemake.input.results),
+            Path(snakemake.input.validation),
             Path(snakemake.output.table),
             Path(snakemake.output.candidates),
+            Path(snakemake.output.record),
             snakemake.params.device,
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from horizons.config import Run
 from horizons.devices import claim_devices
 from horizons.logs import stage_log
+from horizons.store.aside import forget_aside, take_back
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
@@ -18,4 +19,7 @@ if __name__ == "__main__":
         torch.set_num_threads(snakemake.threads)
         # Sharp attention leaves numbers below 1e-38, with which a CPU is several times slower; they become 0.
         torch.set_flush_denormal(True)
-        generate_run(run, Path(snakemake.output.results))
+        results_file = Path(snakemake.output.results)
+        take_back(results_file)
+        generate_run(run, results_file)
+        forget_aside(results_file)
