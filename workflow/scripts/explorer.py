@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.report.explorer import explorer_page
-from horizons.store.custody import check_inputs
-from horizons.store.files import write_text
-from horizons.store.tables import read_tables
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.report.explorer import explorer_page
+        from horizons.store.custody import check_inputs
+        from horizons.store.files import write_text
+        from horizons.store.tables import read_tables
+
         tables, results, candidates = (
             [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates")
         )

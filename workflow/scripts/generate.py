@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from horizons.config import Run
-from horizons.devices import claim_devices
 from horizons.logs import stage_log
-from horizons.store.aside import forget_aside, take_back
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.config import Run
+        from horizons.devices import claim_devices
+        from horizons.store.aside import forget_aside, take_back
+
         run = Run.from_dict(snakemake.params.run)
         claim_devices(snakemake.resources.get("gpu", 0), run.config.model.device)
 

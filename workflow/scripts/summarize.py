@@ -2,19 +2,20 @@
 
 from pathlib import Path
 
-import yaml
-
-from horizons.config import expand_runs, parse_experiment
 from horizons.logs import stage_log
-from horizons.recorded import require_recorded
-from horizons.report.pages import describe_runs, readable_summary, table_page
-from horizons.report.summary import summarize
-from horizons.store.custody import check_inputs, write_record
-from horizons.store.files import fingerprint, write_text
-from horizons.store.tables import read_tables, write_table
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        import yaml
+
+        from horizons.config import expand_runs, parse_experiment
+        from horizons.recorded import require_recorded
+        from horizons.report.pages import describe_runs, readable_summary, table_page
+        from horizons.report.summary import summarize
+        from horizons.store.custody import check_inputs, write_record
+        from horizons.store.files import fingerprint, write_text
+        from horizons.store.tables import read_tables, write_table
+
         tables, results, candidates, pages = (
             [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates", "pages")
         )
