@@ -33,7 +33,16 @@ ERRORS = {
     "truncate": (errno.ENOSPC, errno.EIO),
     "rename": (errno.EIO, errno.ENOSPC),
 }
-VERDICTS = ("one line", "no effect", "traceback", "more than a line", "half a file", "wrong", "not repaired")
+VERDICTS = (
+    "one line",
+    "no effect",
+    "traceback",
+    "more than a line",
+    "no file named",
+    "half a file",
+    "wrong",
+    "not repaired",
+)
 GOOD = ("one line", "no effect")
 
 
@@ -115,7 +124,9 @@ def judge(answer, error: int, now: dict[str, bytes], finished: dict[str, bytes],
     if not whole:
         return "half a file"
     lines = [line for line in answer.errors.splitlines() if line.strip()]
-    return "one line" if len(lines) == 1 else "more than a line"
+    if len(lines) != 1:
+        return "more than a line"
+    return "one line" if "results/" in lines[0] else "no file named"
 
 
 def main() -> None:

@@ -128,14 +128,14 @@ def change_since(record: Path, stage: str, read: bool = False) -> str | None:
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object with its own checksum; whole or not at all."""
-    text = json.dumps(content | {"checksum": _checksum(content)}, ensure_ascii=False, indent=1)
-    write_text(path, text + "\n")
+    write_text(path, _sealed(content))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """A JSON object that is as `write_sealed` wrote it. Raises NoRecord."""
     try:
-        content = json.loads(path.read_bytes())
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
         checksum = content.pop("checksum", None)
         found = _checksum(content)
     except FileNotFoundError as error:
@@ -146,7 +146,13 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise NoRecord(f"{path}: is of an earlier version, which did not say what its files were made of")
     if checksum != found:
         raise NoRecord(f"{path}: was changed: its checksum is {found}, expected {checksum}")
+    if text != _sealed(content):
+        raise NoRecord(f"{path}: was changed: it holds what was written, and more")
     return content
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    return json.dumps({**content, "checksum": _checksum(content)}, ensure_ascii=False, indent=1) + "\n"
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
