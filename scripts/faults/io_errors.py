@@ -144,7 +144,7 @@ def main() -> None:
     print(f"| stage, call | tried | {' | '.join(VERDICTS)} |\n| --- | {'--- | ' * (1 + len(VERDICTS))}")
     for name, verdicts in sorted(found.items()):
         print(f"| {name} | {verdicts.total()} | {' | '.join(str(verdicts[verdict]) for verdict in VERDICTS)} |")
-    sys.exit(any(verdicts[bad] for verdicts in found.values() for bad in VERDICTS if bad not in GOOD))
+    sys.exit(any(verdicts[bad] for verdicts in found.values() for bad in BAD))
 
 
 if __name__ == "__main__":

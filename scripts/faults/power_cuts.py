@@ -38,7 +38,10 @@ def mounted(image: Path, folder: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        for _ in range(100):  # killed processes take a moment to let go of it
+            if subprocess.run(["umount", folder], capture_output=True, check=False).returncode == 0:
+                break
+            time.sleep(0.1)
 
 
 def cut(image: Path, after: float, folder: Path) -> Path:
