@@ -17,7 +17,6 @@ from horizons.decode.batches import check_lengths, decode_in_batches
 from horizons.decode.choose import sample_seed
 from horizons.decode.loop import Decoded, NotFinite, Request
 from horizons.decode.trace import Commits
-from horizons.entries import count_entries
 from horizons.environment import describe_environment
 from horizons.errors import UserError
 from horizons.keep import Keep, keep_of
@@ -26,6 +25,7 @@ from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.models.text import warn_of_unknown
 from horizons.prompts import Prompt, load_prompts
+from horizons.schedule import most_entries
 from horizons.scoring import score
 from horizons.store.background import Background
 from horizons.store.files import run_paths, temporary_path, write_results
@@ -121,7 +121,7 @@ def _generate_tokens(job: Job, journal: Journal, results_file: Path) -> None:
 
 def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
     model, keep, generation = job.model, job.keep, job.run.config.generation
-    room = [count_entries(generation.max_tokens, generation.horizons)] * len(job.requests)
+    room = [most_entries(generation)] * len(job.requests)
 
     with TripleWriter(results_file, keep.layout, room, generation.horizons) as writer:
         _adopt(writer, journal)
@@ -205,7 +205,7 @@ def report_progress(batches: Iterator[dict[int, Decoded]], total: int, before: i
         for batch in batches:
             yield batch
             finished_samples += len(batch)
-            tokens += sum(len(decoded.output_ids) for decoded in batch.values())
+            tokens += sum(len(positions) for decoded in batch.values() for positions, _ in decoded.steps)
             speed = tokens / (time.monotonic() - start)
             line = f"{finished_samples} of {total} samples, {speed:.0f} tokens a second"
             logger.info(line)
@@ -220,7 +220,7 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
     outputs = []
     for request, prompt in zip(job.requests, job.prompts, strict=True):
         record = journal.samples[request.sample]
-        output_ids = Decoded(record["steps"], record["forward_passes"]).output_ids
+        output_ids = Decoded(record["steps"], record["forward_passes"]).output_ids(job.model.mask_token_id)
         output: dict[str, Any] = {
             "sample_idx": request.sample,
             "question_id": prompt.id,
@@ -232,6 +232,8 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
             "output_ids": output_ids,
             "nfe": record["forward_passes"],
         }
+        if not job.run.config.generation.is_left_to_right:
+            output["trace"] = record["steps"]
         if prompt.label is not None:
             output["label"] = prompt.label
             output["score"] = score(prompt.task, output["output"], prompt.label)

@@ -1,0 +1,59 @@
+"""How many positions each timestep commits, where a policy knows that beforehand. No torch."""
+
+from horizons.config import Generation
+
+DREAM_END = 0.001  # of Dream's times, which run from 1
+
+
+def planned_commits(generation: Generation) -> list[int] | None:
+    """The number of positions that each timestep commits; None where the predictions decide it."""
+    if generation.is_left_to_right:
+        return [1] * generation.max_tokens
+    if generation.policy == "llada":
+        return llada_commits(generation.max_tokens, generation.block_length or 1, generation.timesteps)
+    if generation.policy == "dream" and generation.remasking != "origin":
+        return dream_commits(generation.max_tokens, generation.timesteps)
+    return None
+
+
+def llada_commits(max_tokens: int, block_length: int, steps: int) -> list[int]:
+    """As even shares of each block as can be, the larger ones first.
+
+    That is `get_num_transfer_tokens` of ML-GSAI/LLaDA (generate.py, 2025).
+    """
+    blocks = max_tokens // block_length
+    share, rest = divmod(block_length, steps // blocks)
+    return [share + (timestep < rest) for timestep in range(steps // blocks)] * blocks
+
+
+def dream_commits(max_tokens: int, steps: int) -> list[int]:
+    """For each timestep the share 1 - s / t of what is masked, rounded down, and in the last all that is left.
+
+    t and s are two successive of steps + 1 times that run evenly from 1 to 0.001, as in Dream's `diffusion_generate`
+    (HKUNLP/Dream, 2025). Since they end above 0, each share is a little below the even one.
+    """
+    counts, masked = [], max_tokens
+    for timestep in range(steps):
+        count = masked if timestep == steps - 1 else int(masked * dream_share(timestep, steps))
+        counts.append(count)
+        masked -= count
+    return counts
+
+
+def dream_share(timestep: int, steps: int) -> float:
+    """The share of the masked positions that Dream commits at a timestep."""
+    if timestep == steps - 1:
+        return 1.0
+    now, then = (1 - (1 - DREAM_END) * (timestep + later) / steps for later in (0, 1))
+    return 1 - then / now
+
+
+def most_entries(generation: Generation) -> int:
+    """The most entries that a sample can have."""
+    commits = planned_commits(generation)
+    if commits is None:
+        # Each timestep of `threshold` and `factor` commits at least one, and the earlier a position is committed the
+        # fewer horizons it has. `origin` may commit none until the last.
+        tokens, timesteps = generation.max_tokens, generation.timesteps
+        commits = [0] * (timesteps - 1) + [tokens] if generation.policy == "dream" else [1] * tokens
+    return sum(sum(commits[horizon - 1 :]) for horizon in generation.horizons)
