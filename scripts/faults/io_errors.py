@@ -33,17 +33,9 @@ ERRORS = {
     "truncate": (errno.ENOSPC, errno.EIO),
     "rename": (errno.EIO, errno.ENOSPC),
 }
-VERDICTS = (
-    "one line",
-    "no effect",
-    "traceback",
-    "more than a line",
-    "no file named",
-    "half a file",
-    "wrong",
-    "not repaired",
-)
 GOOD = ("one line", "no effect")
+BAD = ("traceback", "more than a line", "no file named", "half a file", "wrong", "not repaired")
+VERDICTS = (*GOOD, *BAD)
 
 
 def in_child(function: Callable[[], object]) -> object:
