@@ -75,6 +75,8 @@ def judge(repository: Path, expected: dict[str, bytes]) -> str:
     now = contents(repository / "results/small")
     if now == expected:
         return "same bytes"
+    names = sorted({*now, *expected})
+    print("differ:", [name for name in names if now.get(name) != expected.get(name)], file=sys.stderr)
     return "nothing done" if "Nothing to be done" in run.stderr else "other bytes"
 
 
