@@ -46,6 +46,9 @@ class Model(Section):
     mask_token_id: int | None = Field(
         None, description="Id of the mask token, where the checkpoint does not say it or says it wrongly.", ge=0
     )
+    block_size: int | None = Field(
+        None, description="Positions of a block, of a model that attends from block to block; null is its own.", ge=2
+    )
 
 
 class Dataset(Section):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from horizons.config import Dataset, Experiment, Model, Run, expand_runs
 from horizons.devices import visible_devices
-from horizons.entries import count_entries
+from horizons.entries import check_horizons, count_entries
 from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
@@ -102,7 +102,8 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
 def plan_run(run: Run, samples: int, vocab_size: int, dtype: str) -> RunPlan:
     """What a run that saves its logits asks for with so many samples, `dtype` that of the saved logits."""
     mode, k = run.config.capture.mode, run.config.capture.k
-    per_sample = count_entries(run.config.generation.max_tokens, run.config.generation.horizons)
+    generation, block_size = run.config.generation, facts_of(run.config.model).block_size
+    per_sample = count_entries(generation.max_tokens, generation.horizons, block_size=block_size)  # at most
     entries = samples * per_sample
     header = header_size(keep_of(mode, k, vocab_size, dtype).layout, samples, per_sample)
     kept = entries * bytes_per_entry(mode, k, vocab_size, dtype)
@@ -140,6 +141,16 @@ def known_vocab_size(model: Model) -> int:
     if size is None:
         raise UserError(f"{model.name}: no config.json here that says its vocab_size; give it with --vocab-size")
     return size
+
+
+def require_horizons(experiment: Experiment, source: str) -> None:
+    """Raise UserError, naming `source`, for horizons that can't be, where the checkpoint is known to have blocks."""
+    for config in [run.config for run in expand_runs(experiment) if run.shard == 0]:
+        if config.generation.save_logits:
+            try:
+                check_horizons(config.generation.horizons, facts_of(config.model).block_size)
+            except UserError as error:
+                raise UserError(f"{source}: {error}") from None
 
 
 def memory_mb(config: Experiment) -> int:

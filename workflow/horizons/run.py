@@ -17,7 +17,7 @@ from horizons.decode.batches import check_lengths, decode_in_batches
 from horizons.decode.choose import sample_seed
 from horizons.decode.loop import Decoded, NotFinite, Request
 from horizons.decode.trace import Commits
-from horizons.entries import count_entries
+from horizons.entries import check_horizons, count_entries
 from horizons.environment import describe_environment
 from horizons.errors import UserError
 from horizons.keep import Keep, keep_of
@@ -85,12 +85,15 @@ def prepare(run: Run) -> Job:
     config = run.config
     prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
     model = load_model(**config.model.model_dump())
+    if config.generation.save_logits:
+        check_horizons(config.generation.horizons, model.block_size)
     requests = [
         Request(sample, prompt.id, model.encode(prompt), sample_seed(config.seed, prompt.id))
         for sample, prompt in enumerate(prompts)
     ]
     warn_of_unknown(prompts, [model.unknown_tokens(prompt) for prompt in prompts])
-    check_lengths(requests, config.generation.max_tokens, len(model.suffix_ids), model.context_length)
+    max_tokens = config.generation.max_tokens
+    check_lengths(requests, max_tokens, len(model.suffix_ids), model.context_length, model.block_size)
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
     environment = describe_environment(model.device) | {"model": model.provenance}
@@ -121,9 +124,10 @@ def _generate_tokens(job: Job, journal: Journal, results_file: Path) -> None:
 
 def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
     model, keep, generation = job.model, job.keep, job.run.config.generation
-    room = [count_entries(generation.max_tokens, generation.horizons)] * len(job.requests)
+    max_tokens, horizons, block_size = generation.max_tokens, generation.horizons, model.block_size
+    room = [count_entries(max_tokens, horizons, len(request.prompt_ids), block_size) for request in job.requests]
 
-    with TripleWriter(results_file, keep.layout, room, generation.horizons) as writer:
+    with TripleWriter(results_file, keep.layout, room, horizons, block_size) as writer:
         _adopt(writer, journal)
         with Background() as background:
 

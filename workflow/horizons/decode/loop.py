@@ -108,6 +108,7 @@ class _Batch:
         asked = torch.zeros_like(self.masked)
         for horizon in self.horizons:
             asked |= self.policy.may_commit(self.masked, timestep, horizon - 1)
+        asked &= self.session.reachable(self.masked)
         rows, positions = asked.nonzero(as_tuple=True)
         logits = self.session.logits(rows, positions)
         self._note_extremes(timestep, rows, positions, logits)
@@ -136,12 +137,25 @@ class _Batch:
         samples = [self.requests[row].sample for row in rows.tolist()]
         self.history.append(_Step([request.sample for request in self.requests], samples, positions.tolist(), tokens))
         if self.on_commits is not None:
-            predictions = self.trace.predictions(timestep, rows, positions)
-            self.on_commits(Commits(timestep, samples, positions.tolist(), tokens, predictions))
+            self._hand_over(timestep, samples, rows, positions, tokens)
         for session in (self.session, self.free):
             if session is not None:
                 session.reveal(rows, positions, tokens)
         self.masked[rows, positions] = False
+
+    def _hand_over(
+        self, timestep: int, samples: list[int], rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor
+    ) -> None:
+        """Give commits away with their predictions, those together that have the same horizons."""
+        if self.session.block_size is None:
+            predictions = self.trace.predictions(timestep, rows, positions)
+            self.on_commits(Commits(timestep, samples, positions.tolist(), tokens, predictions))
+            return
+        for chosen in self.trace.alike(timestep, rows, positions):
+            predictions = self.trace.predictions(timestep, rows[chosen], positions[chosen])
+            alike = [sample for sample, is_chosen in zip(samples, chosen.tolist(), strict=True) if is_chosen]
+            tokens_of = tokens[chosen.to(tokens.device)]
+            self.on_commits(Commits(timestep, alike, positions[chosen].tolist(), tokens_of, predictions))
 
     def _finished(self) -> torch.Tensor:
         """Which rows are done: nothing is masked, or with stop_at_eos nothing before an end-of-text token."""

@@ -24,6 +24,7 @@ class Family:
 
     network: torch.nn.Module
     context_length: int | None
+    block_size: int | None = None  # a position sees its block of so many and those before; None: the whole canvas
     logits_shift: int = 0  # 1: the output at position i is the prediction for the token at i + 1
     head_on_asked_rows: bool = True  # the network is a base model and an LM head that takes its hidden states
     mask_id_in_tokenizer: bool = False  # the tokenizer decides which token is the mask; else config.json does
@@ -52,6 +53,11 @@ class CheckpointModel:
         """The most tokens of a canvas, None where the checkpoint sets no bound."""
         return self.family.context_length
 
+    @property
+    def block_size(self) -> int | None:
+        """The positions of a block, from that of the prompt's first token on; None where all see the whole canvas."""
+        return self.family.block_size
+
     @torch.inference_mode()
     def forward(
         self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None, rows: torch.Tensor, columns: torch.Tensor
@@ -63,7 +69,11 @@ class CheckpointModel:
         """
         columns = columns - self.family.logits_shift
         inputs = {"input_ids": token_ids.to(self.device)}
-        if attention_mask is not None:
+        if self.block_size is not None:
+            inputs["attention_mask"] = block_causal_mask(
+                token_ids.shape[1], self.block_size, attention_mask, self.dtype
+            ).to(self.device)
+        elif attention_mask is not None:
             inputs["attention_mask"] = attention_mask.to(self.device)
         if not self.family.head_on_asked_rows:
             return _select(self.family.network(**inputs).logits, rows, columns).to(self.device)
@@ -146,6 +156,21 @@ class CheckpointModel:
     @cached_property
     def _tokenizer_ids(self) -> frozenset[int]:
         return frozenset(self.tokenizer.get_vocab().values())
+
+
+def block_causal_mask(
+    length: int, block_size: int, attention_mask: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """What is added to attention scores, (batch or 1, 1, length, length): 0 where a query sees a key, else very low.
+
+    A position sees those of its own block and of the blocks before it, the grid beginning at 0, but no padding.
+    Added and not boolean, for transformers' eager attention would add True and False themselves.
+    """
+    blocks = torch.arange(length) // block_size
+    seen = (blocks[None, :] <= blocks[:, None])[None, None]
+    if attention_mask is not None:
+        seen = seen & attention_mask.cpu().bool()[:, None, None, :]
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def _select(values: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -90,8 +90,9 @@ def check_bidirectional(name: str, model: CheckpointModel) -> None:
     """Raise UserError where a prediction does not depend on the token after it: then the model is a causal one."""
     canvas = torch.tensor([_ordinary_tokens(model, 4)])
     changed = canvas.clone()
-    changed[0, -1] = model.mask_token_id
-    position = torch.tensor([[2]])
+    first = model.family.logits_shift  # a position that has an output, and shares its block with the one after it
+    changed[0, first + 1] = model.mask_token_id
+    position = torch.tensor([[first]])
     if torch.equal(model.logits(canvas, None, position), model.logits(changed, None, position)):
         raise UserError(
             f"{name}: its prediction of a position does not depend on the tokens after it; a masked diffusion model "

@@ -21,21 +21,44 @@ class CanvasModel(Protocol):
         ...
 
 
+def tail_length(length: int, block_size: int | None) -> int:
+    """How many positions are lacking to the end of a block; none where there are no blocks."""
+    return 0 if block_size is None else -length % block_size
+
+
 class Session:
     """Canvases of [prompt][masks][the tokenizer's closing tokens][padding].
 
-    Positions are those of the generation region, from 0; rows and positions are given on the CPU.
+    Positions are those of the generation region, from 0; rows and positions are given on the CPU. Of a model that
+    attends from block to block the masks run to the end of the last block, for it never saw a part of one.
     """
 
     def __init__(self, model: CanvasModel, prompts: list[list[int]], max_tokens: int) -> None:
         self._model = model
-        contents = [prompt + [model.mask_token_id] * max_tokens + model.suffix_ids for prompt in prompts]
+        # Of a model that attends from block to block, the grid beginning at the first token of each prompt.
+        self.block_size: int | None = getattr(model, "block_size", None)
+        masks = [max_tokens + tail_length(len(prompt) + max_tokens, self.block_size) for prompt in prompts]
+        contents = [
+            prompt + [model.mask_token_id] * count + model.suffix_ids
+            for prompt, count in zip(prompts, masks, strict=True)
+        ]
         self._lengths = torch.tensor([len(content) for content in contents])
         length = int(self._lengths.max())
         padded = [content + [model.pad_token_id] * (length - len(content)) for content in contents]
         self._canvases = torch.tensor(padded).to(model.device)
         self._starts = torch.tensor([len(prompt) for prompt in prompts])
         self._attention_mask = self._mask_padding()
+
+    def reachable(self, masked: torch.Tensor) -> torch.Tensor:
+        """Where predictions can be asked for while `masked` (batch, max_tokens), bool, is masked; the same shape.
+
+        Of a model with blocks only in the first block of each row that has masks: it never saw a later one before.
+        """
+        if self.block_size is None:
+            return masked
+        blocks = (self._starts[:, None] + torch.arange(masked.shape[1])) // self.block_size
+        first = blocks.masked_fill(~masked, torch.iinfo(blocks.dtype).max).amin(1, keepdim=True)
+        return masked & (blocks == first)
 
     def logits(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """One forward pass: raw logits (n, vocab_size) for n positions, in the model's dtype and on its device."""

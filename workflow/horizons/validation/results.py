@@ -56,6 +56,7 @@ class _Saved(_Reference):
     capture: _Capture
     mask_token_id: Index
     eos_token_ids: list[Index]
+    block_size: Annotated[int, Field(ge=2)] | None = None
     checksums: _Checksums
 
 
@@ -216,7 +217,7 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     except UserError as error:
         return None, [str(error)]
     return Promise(
-        samples=[_sample(output, saved.horizons) for output in results.outputs],
+        samples=[_sample(output, saved) for output in results.outputs],
         vocab_size=saved.vocab_size,
         dtype=saved.dtype,
         keep=keep,
@@ -227,9 +228,11 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     ), []
 
 
-def _sample(output: _Output, horizons: list[int]) -> Sample:
+def _sample(output: _Output, saved: _Saved) -> Sample:
     commits = [[position] for position in range(len(output.output_ids))]
-    return Sample(output.question_id, len(output.prompt_ids), output.output_ids, entries_of(commits, horizons))
+    prompt_length = len(output.prompt_ids)
+    entries = entries_of(commits, saved.horizons, prompt_length, saved.block_size)
+    return Sample(output.question_id, prompt_length, output.output_ids, entries)
 
 
 def _count_problems(results: _Results, promise: Promise) -> Iterator[str]:
