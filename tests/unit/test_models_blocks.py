@@ -15,7 +15,7 @@ from horizons.divergence import measure_divergence
 from horizons.entries import check_horizons, count_entries, entries_of
 from horizons.errors import UserError
 from horizons.models import load_model
-from horizons.models.base import block_causal_mask
+from horizons.models.base import additive_mask, seen_in_blocks
 from horizons.models.facts import facts_of
 from horizons.models.session import Session
 from horizons.planning import plan_experiment, require_horizons
@@ -64,7 +64,7 @@ def test_entries_of_several_commits_a_timestep_end_with_the_block_too():
 def test_the_mask_is_the_rule_query_by_query():
     attention_mask = torch.tensor([[1] * 11, [1] * 7 + [0] * 4])
     for dtype in (torch.float32, torch.bfloat16):
-        mask = block_causal_mask(11, 4, attention_mask, dtype)
+        mask = additive_mask(seen_in_blocks(11, 4, attention_mask), dtype)
         assert mask.dtype == dtype
         expected = block_mask(11, 4) & attention_mask.bool()[:, None, None]
         assert torch.equal(mask == 0, expected)

@@ -4,6 +4,8 @@ from typing import Protocol
 
 import torch
 
+from horizons.models.blocks import StoredBlocks
+
 
 class CanvasModel(Protocol):
     """What a session needs of a model; see `CheckpointModel` for the real ones."""
@@ -48,6 +50,7 @@ class Session:
         self._canvases = torch.tensor(padded).to(model.device)
         self._starts = torch.tensor([len(prompt) for prompt in prompts])
         self._attention_mask = self._mask_padding()
+        self._stored = StoredBlocks(model, len(prompts), length) if self.block_size is not None else None
 
     def reachable(self, masked: torch.Tensor) -> torch.Tensor:
         """Where predictions can be asked for while `masked` (batch, max_tokens), bool, is masked; the same shape.
@@ -61,13 +64,20 @@ class Session:
         return masked & (blocks == first)
 
     def logits(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """One forward pass: raw logits (n, vocab_size) for n positions, in the model's dtype and on its device."""
+        """One forward pass: raw logits (n, vocab_size) for n positions, in the model's dtype and on its device.
+
+        Of a model with blocks over the current ones alone, and over those before that were finished meanwhile.
+        """
         columns = self._starts[rows] + positions
+        if self._stored is not None:
+            return self._stored.logits(self._canvases, rows, columns)
         return self._model.forward(self._canvases, self._attention_mask, rows, columns)
 
     def reveal(self, rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> None:
         """Put tokens (n,) into the canvases."""
         columns = self._starts[rows] + positions
+        if self._stored is not None:
+            self._stored.forget(rows, columns)
         self._canvases[rows.to(tokens.device), columns.to(tokens.device)] = tokens
 
     def keep(self, rows: torch.Tensor) -> None:
@@ -75,6 +85,8 @@ class Session:
         self._lengths, self._starts = self._lengths[rows], self._starts[rows]
         self._canvases = self._canvases[rows.to(self._canvases.device), : int(self._lengths.max())]
         self._attention_mask = self._mask_padding()
+        if self._stored is not None:
+            self._stored.keep(rows)
 
     def _mask_padding(self) -> torch.Tensor | None:
         """The attention mask (batch, length); None where no canvas is padded."""
