@@ -1,5 +1,6 @@
 """What generation is tested with: a small run, a model without a network, and the plain loop it must agree with."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -69,3 +70,70 @@ def plain_generate(network, prompt, max_tokens, horizons, mask, closing=(), shif
         final[mask] = float("-inf")
         canvas[len(prompt) + timestep] = final.argmax().item()
     return canvas[len(prompt) : len(prompt) + max_tokens], torch.stack(entries)
+
+
+@torch.no_grad()
+def plain_decode(network, prompt, generation, horizons, mask, closing=(), shift=0):
+    """Any greedy decoder as one would write it down: one prompt, the whole canvas, every logit of every pass kept.
+
+    `generation` holds policy, max_tokens and the policy's own keys. Gives the commits, [positions, tokens] a pass, and
+    the logits of every entry, in entry order.
+    """
+    tokens = generation["max_tokens"]
+    canvas = [*prompt, *[mask] * tokens, *closing]
+    commits, passes = [], []
+    while mask in canvas[len(prompt) : len(prompt) + tokens]:
+        start = len(prompt) - shift
+        logits = network(input_ids=torch.tensor([canvas])).logits[0][start : start + tokens].clone()
+        passes.append(logits)
+        left = [at for at in range(tokens) if canvas[len(prompt) + at] == mask]
+        chosen = sorted(plain_policy(generation, len(commits), left, logits, mask))
+        for at in chosen:
+            canvas[len(prompt) + at] = plain_token(logits[at], mask)
+        commits.append([chosen, [canvas[len(prompt) + at] for at in chosen]])
+    entries = [
+        (timestep - horizon + 1, horizon, at)
+        for timestep, (positions, _) in enumerate(commits)
+        for at in positions
+        for horizon in horizons
+        if timestep - horizon + 1 >= 0
+    ]
+    return commits, torch.stack([passes[timestep][at] for timestep, _, at in sorted(entries)])
+
+
+def plain_token(logits, mask):
+    """The most probable token but for the mask."""
+    return max((token for token in range(len(logits)) if token != mask), key=lambda token: logits[token].item())
+
+
+def plain_policy(generation, timestep, left, logits, mask):
+    """Which of the positions that are `left` a pass commits, by the published descriptions."""
+    policy, tokens = generation["policy"], generation["max_tokens"]
+    probabilities = {at: logits[at].double().softmax(-1) for at in left}
+    if policy == "dream":
+        steps = generation["steps"]
+        times = torch.linspace(1, 0.001, steps + 1)
+        share = 1 - times[timestep + 1] / times[timestep]
+        count = len(left) if timestep == steps - 1 else int(len(left) * share)
+        best = {at: plain_token(logits[at], mask) for at in left}
+        others = {at: max(p for token, p in enumerate(probabilities[at].tolist()) if token != best[at]) for at in left}
+        sure = {
+            "maskgit_plus": lambda at: probabilities[at][best[at]].item(),
+            "topk_margin": lambda at: probabilities[at][best[at]].item() - others[at],
+            "entropy": lambda at: sum(p * math.log(p + 1e-10) for p in probabilities[at].tolist()),
+        }[generation["remasking"]]
+        return sorted(left, key=lambda at: (-sure(at), at))[:count]
+    length = generation["block_length"]
+    block = [at for at in left if at // length == left[0] // length]
+    sure = {at: probabilities[at][plain_token(logits[at], mask)].item() for at in block}
+    ranked = sorted(block, key=lambda at: (-sure[at], at))
+    if policy == "threshold":
+        return ranked[: max(1, sum(sure[at] >= generation["threshold"] for at in block))]
+    if policy == "factor":
+        for rank in range(2, len(ranked) + 1):
+            if sure[ranked[rank - 1]] < 1 - generation["factor"] / (rank + 1):
+                return ranked if rank == len(ranked) else ranked[: rank - 1]
+        return ranked
+    steps = generation["steps"] // (tokens // length)
+    quotas = [length // steps + (at < length % steps) for at in range(steps)]
+    return ranked[: quotas[timestep % steps]]

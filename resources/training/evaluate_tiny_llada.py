@@ -34,7 +34,7 @@ def scores(
     found = [0.0] * len(examples)
     for batch in decode_in_batches(model, requests, settings):
         for number, decoded in batch.items():
-            answer = model.decode(decoded.output_ids)
+            answer = model.decode(decoded.output_ids(model.mask_token_id))
             found[number] = score(task, answer, " ".join(examples[number].answer))
         progress.update(len(batch))
     return found

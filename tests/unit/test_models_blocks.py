@@ -9,19 +9,21 @@ import torch
 from checkpoints import MASK, change_config, random_model, refusal, write_dream, write_llada2, write_sdar
 from generation import MadeUpModel, block_mask, plain_generate
 from horizons.config import Generation, Model, expand_runs, parse_experiment
-from horizons.decode.batches import check_lengths, generate
+from horizons.decode.batches import check_lengths, decode_in_batches, generate
 from horizons.decode.loop import Request
 from horizons.divergence import measure_divergence
-from horizons.entries import check_horizons, count_entries, entries_of
+from horizons.entries import entries_of
 from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.models.base import additive_mask, seen_in_blocks
 from horizons.models.facts import facts_of
 from horizons.models.session import Session
-from horizons.planning import plan_experiment, require_horizons
+from horizons.planning import plan_experiment, require_blocks
 from horizons.run import generate_run
+from horizons.schedule import block_shares, check_blocks, most_entries
 from horizons.triple import open_triple
 from horizons.validation import validate_triple
+from horizons.validation.trace import Recorded, trace_problems
 
 HORIZONS = [1, 2, 4, 6]
 
@@ -47,8 +49,8 @@ def test_entries_end_with_the_block(prompt_length, block):
         expected = by_hand(prompt_length, max_tokens, horizons, block)
         assert [entry[:3] for entry in entries] == expected
         assert [entry.last_unmasked_position for entry in entries] == [timestep - 1 for timestep, *_ in expected]
-        assert count_entries(max_tokens, horizons, prompt_length, block) == len(expected)
-        assert count_entries(max_tokens, horizons, block_size=block) >= len(expected)
+        settings = Generation(max_tokens=max_tokens, horizons=horizons)
+        assert most_entries(settings, block, prompt_length) == len(expected) <= most_entries(settings, block)
 
 
 def test_entries_of_several_commits_a_timestep_end_with_the_block_too():
@@ -111,6 +113,67 @@ def test_a_canvas_that_fits_the_context_only_without_the_end_of_its_block_is_ref
         check_lengths(requests, 5, 0, 15, 4)
 
 
+@torch.no_grad()
+def plain_block_diffusion(network, prompt, settings, block):
+    """Decoding in blocks as one would write it down: one prompt, a pass over the whole canvas a timestep.
+
+    Gives the positions and tokens of each pass, and of each entry the logits by (timestep, horizon, position).
+    """
+    canvas = [*prompt, *[MASK] * settings.max_tokens]
+    canvas += [MASK] * (-len(canvas) % block)
+    mask, made, steps, entries = block_mask(len(canvas), block), [], [], {}
+    for first in range(len(prompt) // block * block, len(canvas), block):
+        places, begin = range(first, first + block), len(steps)
+        for share in block_shares(block, settings.steps_per_block or block):
+            masked = [place for place in places if canvas[place] == MASK]
+            if not masked:
+                break
+            logits = network(torch.tensor([canvas]), attention_mask=mask).logits[0].double()
+            made.append(logits.float())
+            logits[:, MASK] = -torch.inf
+            tokens = {place: int(logits[place].argmax()) for place in masked}
+            sure = {place: float(made[-1][place].double().softmax(-1)[tokens[place]]) for place in masked}
+            chosen = [place for place in masked if settings.threshold is not None and sure[place] > settings.threshold]
+            if len(chosen) < share:
+                order = masked if settings.remasking == "sequential" else sorted(masked, key=sure.get, reverse=True)
+                chosen = order[:share]
+            for place in sorted(chosen):
+                canvas[place] = tokens[place]
+                for horizon in settings.horizons:
+                    then, position = len(steps) - horizon + 1, place - len(prompt)
+                    if then >= begin and position < settings.max_tokens:
+                        entries[then, horizon, position] = made[then][place]
+            positions = [place - len(prompt) for place in sorted(chosen)]
+            kept = [position for position in positions if position < settings.max_tokens]
+            steps.append((kept, [canvas[len(prompt) + position] for position in kept]))
+    return steps, entries
+
+
+POLICIES = [
+    {"remasking": "sequential", "steps_per_block": 3},
+    {"remasking": "low_confidence", "steps_per_block": 4},
+    {"remasking": "low_confidence", "threshold": 0.3},
+]
+
+
+@pytest.mark.parametrize("keys", POLICIES)
+@pytest.mark.parametrize("family", ["sdar", "llada2"])
+def test_a_plain_loop_commits_the_same_and_has_the_same_entries(family, keys):
+    model, network = random_model(family)
+    settings = Generation(
+        policy="block_diffusion", max_tokens=13, horizons_in="timesteps", horizons=[1, 2, 3], batch_size=4, **keys
+    )
+    prompts = [[11, 42, 7, 99, 23], [5] * 6 + [17], [64, 3, 90, 14, 31, 87, 22, 9, 45, 70, 51, 8], [77]]
+    requests = [Request(number, str(number), prompt, number) for number, prompt in enumerate(prompts)]
+    [decoded] = decode_in_batches(model, requests, settings)
+    for number, (prompt, (_, logits)) in enumerate(zip(prompts, generate(model, prompts, settings), strict=True)):
+        steps, entries = plain_block_diffusion(network, prompt, settings, model.block_size)
+        assert decoded[number].steps == steps
+        assert len(logits) == len(entries) <= most_entries(settings, model.block_size, len(prompt))
+        expected = torch.stack([entries[place] for place in sorted(entries)])
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+
+
 def experiment(folder, tmp_path, **generation):
     prompts = tmp_path / "prompts.jsonl"
     lines = [{"id": f"q{number}", "prompt": "w7 " * number} for number in (1, 2, 3, 5)]
@@ -121,6 +184,92 @@ def experiment(folder, tmp_path, **generation):
         "generation": {"max_tokens": 9, "batch_size": 3, "horizons": [1, 2, 4]} | generation,
     }
     return parse_experiment(content, "x")
+
+
+BLOCK_DIFFUSION = {"policy": "block_diffusion", "horizons_in": "timesteps", "horizons": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("mode", ["full", "top_k", "statistics"])
+@pytest.mark.parametrize("keys", [{}, {"threshold": 0.2}, {"steps_per_block": 3, "stop_at_eos": True}])
+def test_a_run_of_block_diffusion_is_sound_measured_and_within_its_plan(mode, keys, tmp_path):
+    torch.manual_seed(1)
+    write_sdar(tmp_path / "model")
+    config = experiment(tmp_path / "model", tmp_path, **BLOCK_DIFFUSION, **keys)
+    config = config.model_copy(update={"capture": config.capture.model_copy(update={"mode": mode, "k": 8})})
+    facts_of.cache_clear()
+    results_file = tmp_path / "00000.json.gz"
+    generate_run(expand_runs(config)[0], results_file)
+    assert validate_triple(results_file) == []
+    triple = open_triple(results_file, verify=True)
+    assert triple.saved["num_entries"] <= plan_experiment(config).entries
+    for sample, output in enumerate(triple.results["outputs"]):
+        length = len(output["prompt_ids"])
+        commits = [(timestep, at) for timestep, (positions, _) in enumerate(output["trace"]) for at in positions]
+        for entry in triple.metadata[triple.rows_of(sample)]:
+            first = entry["absolute_position"] // 6 * 6 - length
+            assert all(timestep < entry["timestep"] for timestep, at in commits if at < first)
+    table = measure_divergence(results_file)
+    assert len(table) == triple.saved["num_entries"]
+    assert (table.loc[table["horizon"] == 1, "top1_agreement"] == 1).all()
+
+
+def test_a_trace_that_block_diffusion_can_not_have_made_is_found():
+    settings = Generation(**BLOCK_DIFFUSION, max_tokens=6, steps_per_block=2)
+    sound = [([0], [7]), ([1, 2], [7, 7]), ([3, 4], [7, 7]), ([5], [7])]  # of a prompt of 3 in blocks of 4
+
+    def problems(trace, block_size=4):
+        tokens = {at: token for step in trace for at, token in zip(*step, strict=True)}
+        output_ids = [tokens.get(at, MASK) for at in range(max(tokens) + 1)]
+        sample = Recorded(trace, output_ids, len(trace), 3, block_size)
+        return list(trace_problems(sample, settings, MASK, []))
+
+    assert problems(sound) == []
+    assert problems([*sound, ([], [])]) == []  # what lies beyond max_tokens is committed after the rest
+    assert problems([*sound[:3], ([], []), sound[3]]) == []  # ... or before
+    assert problems([*sound, *[([], [])] * 6]) == ["trace has 10 timesteps; expected at most 9"]
+    assert problems([*sound, *[([], [])] * 4]) == ["trace has 8 timesteps; expected 4, which commit all positions"]
+    assert problems([([0, 1], [7, 7]), *sound[2:]])[0].endswith("expected positions of the model's block 0")
+    swapped = [sound[0], ([1], [7]), ([2], [7]), *sound[2:]]
+    assert problems(swapped)[0].endswith("commits [1]; expected 2 at least by policy block_diffusion")
+    assert problems(sound, None)[0].endswith("expected a block_size in saved_logits_metadata")
+    assert problems(sound[:3])[0].startswith("trace stops after 3 timesteps")
+
+
+def test_what_a_model_with_or_without_blocks_can_not_decode_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^generation.policy is 'block_diffusion'; this model has no blocks"):
+        check_blocks(Generation(**BLOCK_DIFFUSION), None)
+    for keys in ({"block_length": 4}, {"policy": "dream"}, {"policy": "threshold"}):
+        settings = Generation(horizons_in="timesteps", **keys)
+        with pytest.raises(
+            UserError, match=r"; the model predicts in blocks of 4, .* so use block_diffusion, or llada"
+        ):
+            check_blocks(settings, 4)
+        check_blocks(settings, None)
+    steps = Generation(**BLOCK_DIFFUSION, steps_per_block=5)
+    with pytest.raises(UserError, match=r"^generation.steps_per_block is 5; the model's blocks have 4 positions$"):
+        check_blocks(steps, 4)
+    with pytest.raises(UserError, match=r"the model predicts in 2 timesteps a block, .* so none can be above 2$"):
+        check_blocks(Generation(**BLOCK_DIFFUSION, steps_per_block=2), 4)
+    write_sdar(tmp_path / "model")
+    config = experiment(tmp_path / "model", tmp_path, policy="threshold", horizons_in="timesteps")
+    with pytest.raises(UserError, match=r"^generation.policy is 'threshold'; the model predicts in blocks of 6"):
+        generate_run(expand_runs(config)[0], tmp_path / "00000.json.gz")
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"editing_threshold": 0.9}, "generation.editing_threshold is 0.9; tokens that are committed are not edited"),
+        ({"remasking": "sequential", "threshold": 0.5}, "generation.threshold is 0.5; remasking sequential has none"),
+        ({"remasking": "random"}, "generation.remasking is 'random'; policy block_diffusion has low_confidence, sequ"),
+        ({"steps": 8}, "generation.steps is 8; policy block_diffusion does not use it"),
+        ({"horizons_in": "positions"}, "generation.policy is 'block_diffusion'; save_logits needs blocks of 1"),
+    ],
+)
+def test_keys_that_block_diffusion_does_not_have_are_refused(keys, problem):
+    content = {"model": {"name": "m"}, "dataset": {"path": "p"}, "generation": BLOCK_DIFFUSION | keys}
+    with pytest.raises(UserError, match=f"^x: {re.escape(problem)}"):
+        parse_experiment(content, "x")
 
 
 @pytest.mark.parametrize("mode", ["full", "top_k", "statistics"])
@@ -154,11 +303,11 @@ def test_a_horizon_that_can_not_be_is_refused_before_anything_is_generated(tmp_p
     )
     facts_of.cache_clear()
     with pytest.raises(UserError, match=f"^config/x.yaml: {problem}$"):
-        require_horizons(config, "config/x.yaml")
+        require_blocks(config, "config/x.yaml")
     with pytest.raises(UserError, match=f"^{problem}$"):
         generate_run(expand_runs(config)[0], tmp_path / "00000.json.gz")
-    check_horizons([1, 2, 4], 4)
-    check_horizons([1, 2, 8], None)
+    check_blocks(Generation(horizons=[1, 2, 4]), 4)
+    check_blocks(Generation(horizons=[1, 2, 8]), None)
 
 
 def test_the_block_of_an_experiment_goes_before_that_of_the_checkpoint(tmp_path):

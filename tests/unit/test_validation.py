@@ -251,7 +251,7 @@ def test_results_that_disagree_with_themselves_are_found(results_file, keys, val
     [
         lambda results: results["outputs"][0].update(prompt="another prompt"),
         lambda results: results["metrics"].update(score=1.0),
-        lambda results: results["config"]["generation"].update(batch_size=True),
+        lambda results: results["config"].update(shards=True),
         lambda results: results["saved_logits_metadata"]["checksums"].update(results="0" * 64),
         lambda results: results.update(extra=None),
     ],

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from horizons.errors import UserError
-
 
 class Entry(NamedTuple):
     """One stored prediction within a sample, all positions in the generation region."""
@@ -56,23 +54,6 @@ def _first_timesteps(commits: Sequence[Sequence[int]], prompt_length: int, block
     return begins
 
 
-def check_horizons(horizons: Sequence[int], block_size: int | None) -> None:
-    """Raise UserError for a horizon that no prediction can have in a model that attends from block to block."""
-    if block_size is not None and max(horizons) > block_size:
-        raise UserError(
-            f"generation.horizons is {list(horizons)}; the model predicts in blocks of {block_size}, a block only when "
-            f"those before it are done, so none can be above {block_size}"
-        )
-
-
-def count_entries(
-    timesteps: int, horizons: Sequence[int], prompt_length: int = 0, block_size: int | None = None
-) -> int:
-    """The number of entries of a sample that commits one position at each of so many timesteps, left to right."""
-    if block_size is not None:
-        first = min(timesteps, block_size - prompt_length % block_size)
-        whole, last = divmod(timesteps - first, block_size)
-        return (
-            count_entries(first, horizons) + whole * count_entries(block_size, horizons) + count_entries(last, horizons)
-        )
+def count_entries(timesteps: int, horizons: Sequence[int]) -> int:
+    """The number of entries of a sample that commits one position at each of so many timesteps."""
     return sum(max(0, timesteps - horizon + 1) for horizon in horizons)

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from horizons.config import Dataset, Experiment, Model, Run, expand_runs
 from horizons.devices import visible_devices
-from horizons.entries import check_horizons, count_entries
 from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
 from horizons.prompts import load_prompts
+from horizons.schedule import check_blocks, most_entries
 from horizons.store.files import MAX_HEADER_SIZE
 from horizons.store.layout import ITEM_BYTES, header_size
 
@@ -102,8 +102,7 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
 def plan_run(run: Run, samples: int, vocab_size: int, dtype: str) -> RunPlan:
     """What a run that saves its logits asks for with so many samples, `dtype` that of the saved logits."""
     mode, k = run.config.capture.mode, run.config.capture.k
-    generation, block_size = run.config.generation, facts_of(run.config.model).block_size
-    per_sample = count_entries(generation.max_tokens, generation.horizons, block_size=block_size)  # at most
+    per_sample = most_entries(run.config.generation, facts_of(run.config.model).block_size)
     entries = samples * per_sample
     header = header_size(keep_of(mode, k, vocab_size, dtype).layout, samples, per_sample)
     kept = entries * bytes_per_entry(mode, k, vocab_size, dtype)
@@ -143,14 +142,16 @@ def known_vocab_size(model: Model) -> int:
     return size
 
 
-def require_horizons(experiment: Experiment, source: str) -> None:
-    """Raise UserError, naming `source`, for horizons that can't be, where the checkpoint is known to have blocks."""
+def require_blocks(experiment: Experiment, source: str) -> None:
+    """Raise UserError, naming `source`, for what can't be in the blocks of a checkpoint, where those are known."""
     for config in [run.config for run in expand_runs(experiment) if run.shard == 0]:
-        if config.generation.save_logits:
-            try:
-                check_horizons(config.generation.horizons, facts_of(config.model).block_size)
-            except UserError as error:
-                raise UserError(f"{source}: {error}") from None
+        facts = facts_of(config.model)
+        if facts.block_size is None and facts.vocab_size is None:
+            continue  # nothing is known of it
+        try:
+            check_blocks(config.generation, facts.block_size)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
 
 
 def memory_mb(config: Experiment) -> int:
@@ -174,7 +175,7 @@ def run_minutes(config: Experiment) -> int:
     """
     facts, generation = _facts_or_unknown(config.model), config.generation
     _, longest = prompt_sizes(config.dataset)
-    passes = largest_run(config) * generation.max_tokens * (2 if generation.cfg_scale > 0 else 1)
+    passes = largest_run(config) * generation.timesteps * (2 if generation.cfg_scale > 0 else 1)
     operations = 2 * _parameters(facts) * (longest + generation.max_tokens) * passes
     speed = GPU_SPEED if _has_gpu_on_cluster(config.model) else CPU_SPEED
     return START_MINUTES + math.ceil(operations / speed / 60)
@@ -208,7 +209,7 @@ def _sample_bytes(config: Experiment, vocab_size: int, dtype: str) -> int:
         choosing += 2 * logits_bytes
     if not generation.save_logits:
         return logits_bytes + choosing
-    entries = count_entries(generation.max_tokens, generation.horizons)
+    entries = most_entries(generation)
     held = min(entries, (QUEUED + max(generation.horizons)) * len(generation.horizons))
     kept = 0 if capture.mode == "full" else entries * bytes_per_entry(capture.mode, capture.k, vocab_size, "float32")
     return held * logits_bytes + 2 * kept + choosing

@@ -17,7 +17,6 @@ from horizons.decode.batches import check_lengths, decode_in_batches
 from horizons.decode.choose import sample_seed
 from horizons.decode.loop import Decoded, NotFinite, Request
 from horizons.decode.trace import Commits
-from horizons.entries import check_horizons, count_entries
 from horizons.environment import describe_environment
 from horizons.errors import UserError
 from horizons.keep import Keep, keep_of
@@ -26,6 +25,7 @@ from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.models.text import warn_of_unknown
 from horizons.prompts import Prompt, load_prompts
+from horizons.schedule import check_blocks, most_entries
 from horizons.scoring import score
 from horizons.store.background import Background
 from horizons.store.files import run_paths, temporary_path, write_results
@@ -85,8 +85,7 @@ def prepare(run: Run) -> Job:
     config = run.config
     prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
     model = load_model(**config.model.model_dump())
-    if config.generation.save_logits:
-        check_horizons(config.generation.horizons, model.block_size)
+    check_blocks(config.generation, model.block_size)
     requests = [
         Request(sample, prompt.id, model.encode(prompt), sample_seed(config.seed, prompt.id))
         for sample, prompt in enumerate(prompts)
@@ -124,8 +123,8 @@ def _generate_tokens(job: Job, journal: Journal, results_file: Path) -> None:
 
 def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
     model, keep, generation = job.model, job.keep, job.run.config.generation
-    max_tokens, horizons, block_size = generation.max_tokens, generation.horizons, model.block_size
-    room = [count_entries(max_tokens, horizons, len(request.prompt_ids), block_size) for request in job.requests]
+    horizons, block_size = generation.horizons, model.block_size
+    room = [most_entries(generation, block_size, len(request.prompt_ids)) for request in job.requests]
 
     with TripleWriter(results_file, keep.layout, room, horizons, block_size) as writer:
         _adopt(writer, journal)
@@ -209,7 +208,7 @@ def report_progress(batches: Iterator[dict[int, Decoded]], total: int, before: i
         for batch in batches:
             yield batch
             finished_samples += len(batch)
-            tokens += sum(len(decoded.output_ids) for decoded in batch.values())
+            tokens += sum(len(positions) for decoded in batch.values() for positions, _ in decoded.steps)
             speed = tokens / (time.monotonic() - start)
             line = f"{finished_samples} of {total} samples, {speed:.0f} tokens a second"
             logger.info(line)
@@ -224,7 +223,7 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
     outputs = []
     for request, prompt in zip(job.requests, job.prompts, strict=True):
         record = journal.samples[request.sample]
-        output_ids = Decoded(record["steps"], record["forward_passes"]).output_ids
+        output_ids = Decoded(record["steps"], record["forward_passes"]).output_ids(job.model.mask_token_id)
         output: dict[str, Any] = {
             "sample_idx": request.sample,
             "question_id": prompt.id,
@@ -236,6 +235,8 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
             "output_ids": output_ids,
             "nfe": record["forward_passes"],
         }
+        if not job.run.config.generation.is_left_to_right:
+            output["trace"] = record["steps"]
         if prompt.label is not None:
             output["label"] = prompt.label
             output["score"] = score(prompt.task, output["output"], prompt.label)

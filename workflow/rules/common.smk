@@ -17,7 +17,7 @@ from horizons.config import (
 )
 from horizons.errors import UserError
 from horizons.models.facts import checkpoint_files
-from horizons.planning import memory_mb, missing_room, require_horizons, run_minutes
+from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
 from horizons.prompts import local_path, require_samples
 from horizons.recorded import difference, same_runs
 
@@ -44,7 +44,7 @@ def experiment_of(experiment: str) -> Experiment:
         found = load_experiment(path)
         if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
             require_samples(found, str(path))
-            require_horizons(found, str(path))
+            require_blocks(found, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
     return found

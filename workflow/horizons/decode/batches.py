@@ -129,5 +129,5 @@ def generate(
             entries = entries_of(commits, settings.horizons, len(prompts[next_sample]), block_size)
             found = [logits.pop((next_sample, entry.relative_position, entry.horizon)) for entry in entries if logits]
             stacked = torch.stack(found) if found else torch.empty(0, model.vocab_size)
-            yield torch.tensor(decoded.output_ids), stacked
+            yield torch.tensor(decoded.output_ids(model.mask_token_id)), stacked
             next_sample += 1

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 
 from horizons.config import Generation
+from horizons.decode.candidates import Candidates
 from horizons.decode.choose import choose
-from horizons.decode.policies import Policy
-from horizons.decode.policies.left_to_right import LeftToRight
+from horizons.decode.policies import policy_of
 from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
 from horizons.models.session import Session
@@ -32,11 +32,13 @@ class Decoded(NamedTuple):
     steps: list[tuple[list[int], list[int]]]
     forward_passes: int
 
-    @property
-    def output_ids(self) -> list[int]:
-        """The committed tokens by position; they are those of the first positions, without a gap."""
+    def output_ids(self, mask_token_id: int) -> list[int]:
+        """The tokens up to the last committed position; the mask token where a position before it is still masked.
+
+        That can only be behind an end-of-text token, at which the sample was done.
+        """
         committed = {at: token for step in self.steps for at, token in zip(*step, strict=True)}
-        return [committed[position] for position in range(len(committed))]
+        return [committed.get(position, mask_token_id) for position in range(max(committed, default=-1) + 1)]
 
 
 class NotFinite(Exception):
@@ -46,11 +48,6 @@ class NotFinite(Exception):
         what = "-inf for every token" if found == -math.inf else f"a logit of {found}"
         where = f"at timestep {timestep}, for position {position}"
         super().__init__(f"prompt {question_id!r}: the model gives {what} {where}")
-
-
-def policy_of(_settings: Generation) -> Policy:
-    """The policy that an experiment asks for."""
-    return LeftToRight()
 
 
 @torch.inference_mode()
@@ -88,7 +85,10 @@ class _Batch:
             self.free = Session(model, [[model.mask_token_id] * len(ids) for ids in prompts], settings.max_tokens)
         self.requests = list(requests)
         self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-        self.masked = torch.ones(len(requests), settings.max_tokens, dtype=torch.bool)
+        self.masked = self.session.region(self.policy.whole_blocks)
+        self.ends = torch.full((len(requests),), self.masked.shape[1])  # where each text ends, as far as is known
+        # Of a model that attends from block to block: the block that each row is in, and its timesteps before this one.
+        self.blocks = self.passes = torch.full((len(requests),), -1)
         self.horizons = settings.horizons if on_commits is not None else [1]
         self.trace = Trace(self.horizons)
         self.history: list[_Step] = []
@@ -100,7 +100,7 @@ class _Batch:
         while self.requests:
             self._step(timestep)
             timestep += 1
-            self._let_go(self._finished())
+            self._let_go(self._finished(timestep))
         self._check_finite()
         return self._decoded(order)
 
@@ -109,6 +109,7 @@ class _Batch:
         for horizon in self.horizons:
             asked |= self.policy.may_commit(self.masked, timestep, horizon - 1)
         asked &= self.session.reachable(self.masked)
+        self._count_passes()
         rows, positions = asked.nonzero(as_tuple=True)
         logits = self.session.logits(rows, positions)
         self._note_extremes(timestep, rows, positions, logits)
@@ -117,10 +118,19 @@ class _Batch:
         candidates = self.policy.may_commit(self.masked, timestep, 0)[rows, positions]
         rows, positions = rows[candidates], positions[candidates]
         scores = self._scores(logits, candidates, rows, positions)
-        tokens = choose(scores, self.settings.temperature, self.model.mask_token_id, rows, self.generators)
-        if (chosen := self.policy.commit(timestep, rows, positions, scores, tokens)) is not None:
+        mask = self.model.mask_token_id
+        tokens = choose(scores, self.settings.temperature, mask, rows, self.generators)
+        block_size = self.session.block_size
+        offered = Candidates(rows, positions, scores, tokens, self.generators, mask, self.passes, block_size)
+        if len(rows) and (chosen := self.policy.commit(timestep, offered)) is not None:
             rows, positions, tokens = rows[chosen], positions[chosen], tokens[chosen.to(tokens.device)]
         self._commit(timestep, rows, positions, tokens)
+
+    def _count_passes(self) -> None:
+        if self.session.block_size is not None:
+            blocks = self.session.current_blocks(self.masked)
+            self.passes = torch.where(blocks == self.blocks, self.passes + 1, 0)
+            self.blocks = blocks
 
     def _scores(
         self, logits: torch.Tensor, candidates: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor
@@ -134,14 +144,18 @@ class _Batch:
         return free + (self.settings.cfg_scale + 1) * (scores - free)
 
     def _commit(self, timestep: int, rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> None:
+        if len(rows):
+            for session in (self.session, self.free):
+                if session is not None:
+                    session.reveal(rows, positions, tokens)
+            self.masked[rows, positions] = False
+        if self.policy.whole_blocks:  # what lies beyond takes part in decoding alone
+            recorded = positions < self.settings.max_tokens
+            rows, positions, tokens = rows[recorded], positions[recorded], tokens[recorded.to(tokens.device)]
         samples = [self.requests[row].sample for row in rows.tolist()]
         self.history.append(_Step([request.sample for request in self.requests], samples, positions.tolist(), tokens))
-        if self.on_commits is not None:
+        if len(rows) and self.on_commits is not None:
             self._hand_over(timestep, samples, rows, positions, tokens)
-        for session in (self.session, self.free):
-            if session is not None:
-                session.reveal(rows, positions, tokens)
-        self.masked[rows, positions] = False
 
     def _hand_over(
         self, timestep: int, samples: list[int], rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor
@@ -157,17 +171,23 @@ class _Batch:
             tokens_of = tokens[chosen.to(tokens.device)]
             self.on_commits(Commits(timestep, alike, positions[chosen].tolist(), tokens_of, predictions))
 
-    def _finished(self) -> torch.Tensor:
-        """Which rows are done: nothing is masked, or with stop_at_eos nothing before an end-of-text token."""
+    def _finished(self, timesteps: int) -> torch.Tensor:
+        """Which rows are done after so many: nothing is masked, or with stop_at_eos nothing before their end."""
         done = ~self.masked.any(1)
+        if timesteps < self.policy.timesteps:
+            done[:] = False  # what follows commits nothing; it is a forward pass all the same
         if not self.settings.stop_at_eos:
             return done
         step = self.history[-1]
         row_of = {request.sample: row for row, request in enumerate(self.requests)}
-        for sample, position, token in zip(step.samples, step.positions, step.tokens.tolist(), strict=True):
-            if token in self.model.eos_token_ids and not self.masked[row_of[sample], :position].any():
-                done[row_of[sample]] = True
-        return done
+        tokens = step.tokens.tolist()
+        self._check_finite()  # that had to wait for the GPU anyway
+        for sample, position, token in zip(step.samples, step.positions, tokens, strict=True):
+            if token in self.model.eos_token_ids:
+                self.ends[row_of[sample]] = min(position, int(self.ends[row_of[sample]]))
+        most = self.masked.shape[1]
+        before_end = self.masked & (torch.arange(most) < self.ends[:, None])
+        return done | (self.ends < most) & ~before_end.any(1)
 
     def _let_go(self, done: torch.Tensor) -> None:
         """Take rows out of the batch."""
@@ -180,7 +200,8 @@ class _Batch:
         self.generators = [self.generators[row] for row in kept]
         if not kept:
             return
-        self.masked = self.masked[rows]
+        self.masked, self.ends = self.masked[rows], self.ends[rows]
+        self.blocks, self.passes = self.blocks[rows], self.passes[rows]
         self.trace.keep(rows)
         for session in (self.session, self.free):
             if session is not None:

@@ -49,8 +49,20 @@ class Session:
         padded = [content + [model.pad_token_id] * (length - len(content)) for content in contents]
         self._canvases = torch.tensor(padded).to(model.device)
         self._starts = torch.tensor([len(prompt) for prompt in prompts])
+        self._masks, self._max_tokens = torch.tensor(masks), max_tokens
         self._attention_mask = self._mask_padding()
         self._stored = StoredBlocks(model, len(prompts), length) if self.block_size is not None else None
+
+    def region(self, whole_blocks: bool) -> torch.Tensor:
+        """What is to be generated, (batch, positions) bool: max_tokens of each row, or all to the end of its block."""
+        if not whole_blocks:
+            return torch.ones(len(self._starts), self._max_tokens, dtype=torch.bool)
+        return torch.arange(int(self._masks.max())) < self._masks[:, None]
+
+    def current_blocks(self, masked: torch.Tensor) -> torch.Tensor:
+        """The first block of each row, (batch,), that has masks; a large number where there are none."""
+        blocks = self._blocks(masked.shape[1])
+        return blocks.masked_fill(~masked, torch.iinfo(blocks.dtype).max).amin(1)
 
     def reachable(self, masked: torch.Tensor) -> torch.Tensor:
         """Where predictions can be asked for while `masked` (batch, max_tokens), bool, is masked; the same shape.
@@ -59,9 +71,7 @@ class Session:
         """
         if self.block_size is None:
             return masked
-        blocks = (self._starts[:, None] + torch.arange(masked.shape[1])) // self.block_size
-        first = blocks.masked_fill(~masked, torch.iinfo(blocks.dtype).max).amin(1, keepdim=True)
-        return masked & (blocks == first)
+        return masked & (self._blocks(masked.shape[1]) == self.current_blocks(masked)[:, None])
 
     def logits(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """One forward pass: raw logits (n, vocab_size) for n positions, in the model's dtype and on its device.
@@ -69,7 +79,7 @@ class Session:
         Of a model with blocks over the current ones alone, and over those before that were finished meanwhile.
         """
         columns = self._starts[rows] + positions
-        if self._stored is not None:
+        if self._stored is not None and len(rows):
             return self._stored.logits(self._canvases, rows, columns)
         return self._model.forward(self._canvases, self._attention_mask, rows, columns)
 
@@ -82,11 +92,15 @@ class Session:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with some of the rows, ascending; columns that only the others needed go, too."""
-        self._lengths, self._starts = self._lengths[rows], self._starts[rows]
+        self._lengths, self._starts, self._masks = self._lengths[rows], self._starts[rows], self._masks[rows]
         self._canvases = self._canvases[rows.to(self._canvases.device), : int(self._lengths.max())]
         self._attention_mask = self._mask_padding()
         if self._stored is not None:
             self._stored.keep(rows)
+
+    def _blocks(self, count: int) -> torch.Tensor:
+        """The block of each of the first positions, (batch, count)."""
+        return (self._starts[:, None] + torch.arange(count)) // self.block_size
 
     def _mask_padding(self) -> torch.Tensor | None:
         """The attention mask (batch, length); None where no canvas is padded."""

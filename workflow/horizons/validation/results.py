@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from horizons.config import Generation
 from horizons.entries import Entry, count_entries, entries_of
 from horizons.errors import UserError
 from horizons.keep import Entries, Keep, keep_of
 from horizons.store.files import DTYPES, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
 from horizons.strict_json import parse_json, shorten
+from horizons.validation.trace import Recorded, trace_problems
 
 # A gzip bomb grows a thousandfold. JSON of prompts and token ids grows far less, unless it is small.
 MAX_GROWTH = 200
@@ -60,16 +62,8 @@ class _Saved(_Reference):
     checksums: _Checksums
 
 
-class _Generation(_Strict):
-    max_tokens: Annotated[int, Field(ge=1)]
-    stop_at_eos: bool = False
-    temperature: float
-    cfg_scale: float
-    horizons: list[int]
-
-
 class _Config(_Strict):
-    generation: _Generation
+    generation: Generation
     capture: _Capture
 
 
@@ -78,7 +72,16 @@ class _Output(_Strict):
     question_id: str
     prompt_ids: list[Index]
     output_ids: list[Index]
+    nfe: Index = 0
+    trace: list[Annotated[list[list[Index]], Field(min_length=2, max_length=2)]] | None = None
     saved_logits_metadata: _Reference
+
+    @property
+    def commits(self) -> list[list[int]]:
+        """The positions that each timestep committed."""
+        if self.trace is None:
+            return [[position] for position in range(len(self.output_ids))]
+        return [positions for positions, _ in self.trace]
 
 
 class _Results(_Strict):
@@ -212,6 +215,8 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     count = sum(count_entries(len(output.output_ids), saved.horizons) for output in results.outputs)
     if count > MAX_ENTRIES:
         return None, [f"output_ids make {count} entries; a safetensors file has fewer"]
+    if problems := [*_trace_problems(results)]:
+        return None, problems
     try:
         keep = keep_of(saved.capture.mode, saved.capture.k, saved.vocab_size, saved.dtype)
     except UserError as error:
@@ -229,10 +234,26 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
 
 
 def _sample(output: _Output, saved: _Saved) -> Sample:
-    commits = [[position] for position in range(len(output.output_ids))]
     prompt_length = len(output.prompt_ids)
-    entries = entries_of(commits, saved.horizons, prompt_length, saved.block_size)
+    entries = entries_of(output.commits, saved.horizons, prompt_length, saved.block_size)
     return Sample(output.question_id, prompt_length, output.output_ids, entries)
+
+
+def _trace_problems(results: _Results) -> Iterator[str]:
+    """Whether each sample has a trace where its order is not left to right, and one that its policy can make."""
+    saved, generation = results.saved_logits_metadata, results.config.generation
+    for number, output in enumerate(results.outputs):
+        where = f"sample {number}"
+        if generation.is_left_to_right:
+            if output.trace is not None:
+                yield f"{where}: has a trace; expected none, for it is left to right"
+        elif output.trace is None:
+            yield f"{where}: trace is missing; policy {generation.policy} needs it"
+        else:
+            prompt_length = len(output.prompt_ids)
+            sample = Recorded(output.trace, output.output_ids, output.nfe, prompt_length, saved.block_size)
+            found = trace_problems(sample, generation, saved.mask_token_id, saved.eos_token_ids)
+            yield from (f"{where}: {problem}" for problem in found)
 
 
 def _count_problems(results: _Results, promise: Promise) -> Iterator[str]:
@@ -258,7 +279,8 @@ def _sample_problems(results: _Results, promise: Promise) -> Iterator[str]:
         first = sample_of.setdefault(output.question_id, number)
         if first != number:
             yield f"{where}: question_id is {shorten(output.question_id)}, as in sample {first}; expected another"
-        yield from (f"{where}: {problem}" for problem in _length_problems(output, results))
+        if output.trace is None:
+            yield from (f"{where}: {problem}" for problem in _length_problems(output, results))
         for name, token_ids in (("prompt_ids", output.prompt_ids), ("output_ids", output.output_ids)):
             largest = max(token_ids, default=0)
             if largest >= saved.vocab_size:

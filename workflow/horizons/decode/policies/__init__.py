@@ -1,28 +1,24 @@
 """Which masked positions a timestep commits: one file a policy."""
 
-from typing import Protocol
+from horizons.config import Generation
+from horizons.decode.policies.base import Policy
+from horizons.decode.policies.block_diffusion import BlockDiffusion
+from horizons.decode.policies.dream import Dream
+from horizons.decode.policies.factor import Factor
+from horizons.decode.policies.llada import Llada
+from horizons.decode.policies.threshold import Threshold
 
-import torch
+__all__ = ["Policy", "policy_of"]
+
+POLICIES: dict[str, type[Policy]] = {
+    "llada": Llada,
+    "dream": Dream,
+    "threshold": Threshold,
+    "factor": Factor,
+    "block_diffusion": BlockDiffusion,
+}
 
 
-class Policy(Protocol):
-    """Says where to ask for predictions, and which of them to commit. `masked` is (batch, max_tokens), on the CPU."""
-
-    def may_commit(self, masked: torch.Tensor, timestep: int, later: int) -> torch.Tensor:
-        """Which positions (batch, max_tokens), bool, may be committed `later` timesteps after this one."""
-        ...
-
-    def commit(
-        self,
-        timestep: int,
-        rows: torch.Tensor,
-        positions: torch.Tensor,
-        scores: torch.Tensor,
-        tokens: torch.Tensor,
-    ) -> torch.Tensor | None:
-        """Which (n,), bool, of the n positions that may be committed now are; None for all of them.
-
-        `rows` and `positions` (n,) say where they are in the batch, ascending; `scores` (n, vocab_size) are their
-        logits after guidance, and `tokens` (n,) what would be committed.
-        """
-        ...
+def policy_of(settings: Generation) -> Policy:
+    """The policy that an experiment asks for."""
+    return POLICIES[settings.policy](settings)
