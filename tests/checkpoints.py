@@ -14,6 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    DiffusionGemmaConfig,
+    DiffusionGemmaForBlockDiffusion,
+    DiffusionGemmaTextConfig,
+    Gemma4VisionConfig,
     Glm4MoeConfig,
     Glm4MoeForCausalLM,
     LlamaConfig,
@@ -181,6 +185,44 @@ def write_llada2(folder, **changes):
     )
     network = _vary_vectors(Glm4MoeForCausalLM(glm).eval())
     return _write(folder, config, to_llada2(network.state_dict()), network)
+
+
+def write_diffusion_gemma(folder, **changes):
+    """A random DiffusionGemma with a canvas of 8, sliding windows of 8 and mixtures of experts; gives the network."""
+    text = DiffusionGemmaTextConfig(
+        vocab_size=160,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        global_head_dim=32,
+        num_global_key_value_heads=1,
+        max_position_embeddings=256,
+        sliding_window=8,
+        num_experts=4,
+        top_k_experts=2,
+        moe_intermediate_size=24,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        initializer_range=0.3,
+    )
+    vision = Gemma4VisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    images = {"image_token_id": 140, "boi_token_id": 141, "eoi_token_id": 142}
+    config = DiffusionGemmaConfig(text_config=text, vision_config=vision, canvas_length=8, **images | changes)
+    network = DiffusionGemmaForBlockDiffusion(config).eval()
+    with torch.no_grad():
+        network.lm_head.weight.mul_(4)  # tied to the embeddings; else all its predictions are alike
+    network.save_pretrained(folder)
+    write_tokenizer(folder, 150, {"eos_token": "w149"})
+    return network
 
 
 def to_llada2(state):

@@ -17,6 +17,7 @@ PUBLISHED = {
     "sdar-8b": "JetLM/SDAR-8B-Chat",
     "llada2-mini": "inclusionAI/LLaDA2.0-mini",
     "illada-8b": "GSAI-ML/iLLaDA-8B-Instruct",
+    "diffusiongemma": "google/diffusiongemma-26B-A4B-it",
 }
 
 

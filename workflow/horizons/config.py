@@ -50,6 +50,9 @@ class Model(Section):
     block_size: int | None = Field(
         None, description="Positions of a block, of a model that attends from block to block; null is its own.", ge=2
     )
+    noise_samples: int = Field(
+        1, description="Canvases of noise that a prediction is the mean of, for a model without masks.", ge=1
+    )
 
 
 class Dataset(Section):

@@ -25,7 +25,7 @@ from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.models.text import warn_of_unknown
 from horizons.prompts import Prompt, load_prompts
-from horizons.schedule import check_blocks, most_entries
+from horizons.schedule import check_blocks, check_canvas, most_entries
 from horizons.scoring import score
 from horizons.store.background import Background
 from horizons.store.files import run_paths, temporary_path, write_results
@@ -86,6 +86,7 @@ def prepare(run: Run) -> Job:
     prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
     model = load_model(**config.model.model_dump())
     check_blocks(config.generation, model.block_size)
+    check_canvas(config.generation, model.family.canvas_length)
     requests = [
         Request(sample, prompt.id, model.encode(prompt), sample_seed(config.seed, prompt.id))
         for sample, prompt in enumerate(prompts)
@@ -151,6 +152,7 @@ def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
             "stage": "raw",
             "capture": keep.description,
             "logits_shift": model.family.logits_shift,
+            **model.description,
             "mask_token_id": model.mask_token_id,
             "eos_token_ids": model.eos_token_ids,
         }

@@ -79,6 +79,23 @@ def check_blocks(generation: Generation, block_size: int | None) -> None:
         )
 
 
+def check_canvas(generation: Generation, canvas_length: int | None) -> None:
+    """Raise UserError for a way to generate that a model without masks, with a canvas of noise, can't."""
+    if canvas_length is None:
+        return
+    if not generation.is_left_to_right:
+        raise UserError(
+            f"generation.policy is {generation.policy!r}; this model has no masks and is decoded left to right alone, "
+            "with policy llada and a block_length of 1"
+        )
+    if generation.cfg_scale > 0:
+        raise UserError(f"generation.cfg_scale is {generation.cfg_scale}; this model has no masks to hide a prompt by")
+    if generation.save_logits and max(generation.horizons) > canvas_length:
+        raise UserError(
+            f"generation.horizons is {generation.horizons}; the model's canvas has {canvas_length} positions"
+        )
+
+
 def most_entries(generation: Generation, block_size: int | None = None, prompt_length: int = 0) -> int:
     """The most entries that a sample can have.
 

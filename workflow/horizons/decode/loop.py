@@ -12,7 +12,7 @@ from horizons.decode.choose import choose
 from horizons.decode.policies import policy_of
 from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
-from horizons.models.session import Session
+from horizons.models.session import open_session
 
 OnCommits = Callable[[Commits], None]
 
@@ -78,13 +78,15 @@ class _Batch:
         prompts = [request.prompt_ids for request in requests]
         self.model, self.settings, self.on_commits = model, settings, on_commits
         self.policy = policy_of(settings)
-        self.session = Session(model, prompts, settings.max_tokens)
+        seeds = [request.seed for request in requests]
+        self.session = open_session(model, prompts, settings.max_tokens, seeds)
         self.free = None
         if settings.cfg_scale > 0:
             # The same canvases without their prompts, for classifier-free guidance.
-            self.free = Session(model, [[model.mask_token_id] * len(ids) for ids in prompts], settings.max_tokens)
+            masked = [[model.mask_token_id] * len(ids) for ids in prompts]
+            self.free = open_session(model, masked, settings.max_tokens, seeds)
         self.requests = list(requests)
-        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.masked = self.session.region(self.policy.whole_blocks)
         self.ends = torch.full((len(requests),), self.masked.shape[1])  # where each text ends, as far as is known
         # Of a model that attends from block to block: the block that each row is in, and its timesteps before this one.

@@ -23,6 +23,7 @@ FAMILIES = {
     "Dream": "dream",
     "sdar": "sdar",
     "llada2_moe": "llada2",
+    "diffusion_gemma": "diffusion_gemma",
 }
 
 # What would be computed wrongly through a checkpoint's own code, by `model_type`, and why.

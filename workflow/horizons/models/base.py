@@ -31,6 +31,10 @@ class Family:
     mask_id_in_tokenizer: bool = False  # the tokenizer decides which token is the mask; else config.json does
     # transformers' own tokenizers for those whose class is in the checkpoint's code, by the name of that class
     tokenizer_classes: dict[str, type] = field(default_factory=dict)
+    # Of a model without a mask token, whose unrevealed positions hold noise: how many of them it sees, and its own kind
+    # of `CheckpointModel`.
+    canvas_length: int | None = None
+    model_class: "type[CheckpointModel] | None" = None
 
 
 @dataclass
@@ -53,6 +57,11 @@ class CheckpointModel:
     def context_length(self) -> int | None:
         """The most tokens of a canvas, None where the checkpoint sets no bound."""
         return self.family.context_length
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the results say of a prediction, where it is not the model's output for a mask."""
+        return {}
 
     @property
     def block_size(self) -> int | None:

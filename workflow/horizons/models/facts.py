@@ -33,8 +33,9 @@ class Facts(NamedTuple):
 BLOCK_SIZES: dict[str | None, int | None] = {"sdar": None, "llada2": 32}
 
 # The published checkpoints that have an experiment in config/, for those who have not downloaded them. The source is
-# the config.json of https://huggingface.co/NAME, and of the last three what other projects say of it: its vocabulary
+# the config.json of https://huggingface.co/NAME, and of the last four what other projects say of it: its vocabulary
 # (LLaDA's embedding_size), the dtype of the weights, the bytes of the parameters it makes, and the size of its blocks.
+# DiffusionGemma's are the 26 billion parameters of its name.
 PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Instruct": Facts(126_464, "bfloat16", 16_031_162_368),
     "GSAI-ML/LLaDA-1.5": Facts(126_464, "bfloat16", 16_031_162_368),
@@ -43,6 +44,7 @@ PUBLISHED = {
     "JetLM/SDAR-8B-Chat": Facts(151_936, "bfloat16", 16_381_470_720, block_size=4),
     "inclusionAI/LLaDA2.0-mini": Facts(157_184, "bfloat16", 32_511_277_056, block_size=32),
     "GSAI-ML/iLLaDA-8B-Instruct": Facts(155_136, "bfloat16", 15_230_050_304),
+    "google/diffusiongemma-26B-A4B-it": Facts(262_144, "bfloat16", 52_000_000_000),
 }
 
 
@@ -115,10 +117,12 @@ def read_object(name: str, path: Path) -> dict[str, Any]:
 def vocab_size_of(config: dict[str, Any]) -> int | None:
     """The logits of a prediction by config.json, None where it does not say a positive integer.
 
-    LLaDA's are those of its embedding, which is larger than its vocabulary; the sizes of keys that are missing are the
-    defaults of its published code. Elsewhere `embedding_size` is something else, as ALBERT's width of an embedding.
+    Of a model of texts and images they are in its `text_config`. LLaDA's are those of its embedding, which is larger
+    than its vocabulary; the sizes of keys that are missing are the defaults of its published code. Elsewhere
+    `embedding_size` is something else, as ALBERT's width of an embedding.
     """
-    size = config.get("vocab_size")
+    text_config = config.get("text_config")
+    size = text_config.get("vocab_size") if isinstance(text_config, dict) else config.get("vocab_size")
     if config.get("model_type") == "llada" and "hidden_size" not in config:  # which LLaDA-MoE has
         size = config.get("embedding_size", 50_304) or config.get("vocab_size", 50_257)
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None

@@ -17,7 +17,7 @@ from horizons.errors import UserError, first_line
 from horizons.models import REFUSED, vocabulary
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint, find_checkpoint, folder_checksum, require_weights
-from horizons.models.checks import check_bidirectional, check_finite, check_padding
+from horizons.models.checks import check_bidirectional, check_finite, check_padding, check_sessions
 from horizons.models.facts import family_of, has_blocks, read_config
 from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
 from horizons.models.vocabulary import find_special_tokens, warn_of_small_vocabulary
@@ -33,13 +33,14 @@ def load_model(
     trust_remote_code: bool = False,
     mask_token_id: int | None = None,
     block_size: int | None = None,
+    noise_samples: int = 1,
 ) -> CheckpointModel:
     """Load a masked diffusion model from a local folder or, by its id, from the Hugging Face hub.
 
     `dtype` auto is the checkpoint's on a GPU and float32 on CPU; `device` auto is the first GPU, all of them for a
-    model that is larger, or the CPU. `mask_token_id` and `block_size` have precedence over what the checkpoint says.
-    The model's `provenance` says what was loaded. Raises UserError, in one line, where the checkpoint can't be had or
-    is not one this project computes rightly.
+    model that is larger, or the CPU. `mask_token_id` and `block_size` have precedence over what the checkpoint says;
+    `noise_samples` is for a model without masks. The model's `provenance` says what was loaded. Raises UserError, in
+    one line, where the checkpoint can't be had or is not one this project computes rightly.
     """
     main_device = resolve_device(device)
     with _quiet_libraries():
@@ -57,10 +58,17 @@ def load_model(
                 raise UserError(f"{name}: model.block_size is {block_size}; this model ({adapter}) has no blocks")
             family = importlib.import_module(f"{__package__}.{adapter}").load(checkpoint)
             model = _assemble(checkpoint, family)
+        if family.canvas_length is not None:
+            model.noise_samples = noise_samples
+        elif noise_samples != 1:
+            raise UserError(f"{name}: model.noise_samples is {noise_samples}; this model ({adapter}) draws no noise")
         with _in_one_line(name, "fails on its first canvases"):
-            check_finite(name, model, folder)
-            check_bidirectional(name, model)
-            padding_difference = check_padding(name, model)
+            if family.canvas_length is not None:
+                padding_difference = check_sessions(name, model, folder)
+            else:
+                check_finite(name, model, folder)
+                check_bidirectional(name, model)
+                padding_difference = check_padding(name, model)
     model.provenance = {
         "name": name,
         "revision": commit,
@@ -107,10 +115,10 @@ def choose_adapter(checkpoint: Checkpoint) -> str:
 def _assemble(checkpoint: Checkpoint, family: Family) -> CheckpointModel:
     family.network.eval().requires_grad_(False)
     tokenizer = vocabulary.load_tokenizer(checkpoint, family.tokenizer_classes)
-    vocab_size = family.network.config.vocab_size
+    vocab_size = family.network.config.get_text_config().vocab_size
     special = find_special_tokens(checkpoint, family, tokenizer, vocab_size)
     warn_of_small_vocabulary(checkpoint.name, tokenizer, vocab_size)
-    return CheckpointModel(
+    return (family.model_class or CheckpointModel)(
         family=family,
         tokenizer=tokenizer,
         mask_token_id=special.mask,

@@ -23,6 +23,16 @@ class CanvasModel(Protocol):
         ...
 
 
+def open_session(model: CanvasModel, prompts: list[list[int]], max_tokens: int, seeds: list[int]) -> "Session":
+    """The canvases of a batch: a `Session`, or the model's own where its unrevealed positions are not masks.
+
+    `seeds` are of the noise that such a model draws for each prompt.
+    """
+    if hasattr(model, "open_session"):
+        return model.open_session(prompts, max_tokens, seeds)
+    return Session(model, prompts, max_tokens)
+
+
 def tail_length(length: int, block_size: int | None) -> int:
     """How many positions are lacking to the end of a block; none where there are no blocks."""
     return 0 if block_size is None else -length % block_size
