@@ -21,6 +21,7 @@ from horizons.models.session import Session
 from horizons.planning import plan_experiment, require_blocks
 from horizons.run import generate_run
 from horizons.schedule import block_shares, check_blocks, most_entries
+from horizons.store.journal import Journal
 from horizons.triple import open_triple
 from horizons.validation import validate_triple
 from horizons.validation.trace import Recorded, trace_problems
@@ -211,6 +212,33 @@ def test_a_run_of_block_diffusion_is_sound_measured_and_within_its_plan(mode, ke
     table = measure_divergence(results_file)
     assert len(table) == triple.saved["num_entries"]
     assert (table.loc[table["horizon"] == 1, "top1_agreement"] == 1).all()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("keys", [{}, BLOCK_DIFFUSION | {"threshold": 0.2}])
+def test_a_killed_run_in_blocks_goes_on_to_the_same_bytes(keys, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    write_sdar(tmp_path / "model")
+    run = expand_runs(experiment(tmp_path / "model", tmp_path, batch_size=2, **keys))[0]
+    whole, killed = tmp_path / "whole" / "00000.json.gz", tmp_path / "killed" / "00000.json.gz"
+    generate_run(run, whole)
+    add = Journal.add
+
+    def add_and_die(journal, records):
+        add(journal, records)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", add_and_die)
+        with pytest.raises(Killed):
+            generate_run(run, killed)
+    assert not killed.exists()
+    generate_run(run, killed)
+    for name in ("00000.safetensors", "00000.metadata.json", "00000.json.gz"):
+        assert (whole.parent / name).read_bytes() == (killed.parent / name).read_bytes()
 
 
 def test_a_trace_that_block_diffusion_can_not_have_made_is_found():

@@ -12,7 +12,7 @@ from horizons.models.files import read_object
 from horizons.models.text import special_tokens_around
 
 # Tokens that end a chat turn, which a config does not list among its end-of-text tokens.
-END_OF_TURN = ["<|eot_id|>", "<|im_end|>"]
+END_OF_TURN = ["<|eot_id|>", "<|im_end|>", "<|role_end|>"]
 
 # The share of a model's vocabulary below which a tokenizer is hardly the model's. Published ones have 0.98 and more;
 # small vocabularies are filled up to a round number, as the default model's 71 tokens to 128.
