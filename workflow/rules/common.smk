@@ -19,7 +19,7 @@ from horizons.config import (
 from horizons.errors import UserError
 from horizons.logs import INTERRUPTED
 from horizons.models.facts import checkpoint_files
-from horizons.planning import memory_mb, missing_room, run_minutes
+from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
 from horizons.prompts import local_path, require_samples
 from horizons.recorded import difference, same_runs
 from horizons.store.aside import set_aside
@@ -50,6 +50,7 @@ def experiment_of(experiment: str) -> Experiment:
         found = load_experiment(path)
         if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
             require_samples(found, str(path))
+            require_blocks(found, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
     return found
