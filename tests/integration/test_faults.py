@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -102,6 +103,19 @@ def mounted(folder, options):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@contextmanager
+def read_only(folder):
+    """A folder that nobody, root included, can write to."""
+    bind = subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False)
+    if bind.returncode != 0:
+        pytest.skip("only root can make a folder read-only for itself")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(repository):
     with mounted(repository / "results", "size=16k"):
         run = run_snakemake(repository, "results/small/00000.json.gz")
@@ -122,6 +136,28 @@ def test_a_read_only_results_folder_is_told_in_one_line(repository):
     assert "Traceback" not in run.stderr
     # Nor does it leave the lock behind.
     assert run_snakemake(repository, "--dry-run", "results/small/00000.json.gz").returncode == 0
+
+
+def test_a_read_only_repository_is_used_from_a_folder_of_links_as_the_page_says(repository, tmp_path):
+    page = (repository / "docs/reliability.md").read_text()
+    [links] = re.findall(r"^ln -s REPOSITORY/\{(.*)\} \.$", page, re.M)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in links.split(","):
+        (elsewhere / name).symlink_to(repository / name)
+    with read_only(repository):
+        refused = subprocess.run(
+            ["bash", "run.sh", "small"], cwd=repository, capture_output=True, text=True, check=False
+        )
+        run = run_snakemake(elsewhere, "results/small/00000.divergence.csv")
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"run.sh: {repository}: can't be written to; make a folder of links to it and run it there, as "
+        "docs/reliability.md says\n"
+    )
+    assert run.returncode == 0, run.stderr
+    assert (elsewhere / "results/small/00000.divergence.csv").stat().st_size
+    assert not (repository / "results/small").exists()
 
 
 def test_a_results_folder_that_vanishes_is_told_in_one_line_and_leaves_nothing(repository):
