@@ -50,7 +50,10 @@ def dream_share(timestep: int, steps: int) -> float:
 
 
 def block_shares(block_size: int, steps: int) -> list[int]:
-    """How many positions each pass over a block commits at least: even shares of a whole one, the larger ones first."""
+    """How many positions each pass over a block commits at least: even shares of a whole one, the larger ones first.
+
+    Passes beyond the positions of a block have none, and are not needed.
+    """
     share, rest = divmod(block_size, steps)
     return [share + (number < rest) for number in range(steps)]
 
@@ -68,13 +71,12 @@ def check_blocks(generation: Generation, block_size: int | None) -> None:
             f"generation.policy is {generation.policy!r}; the model predicts in blocks of {block_size}, a block only "
             "when those before it are done, so use block_diffusion, or llada with a block_length of 1 (left to right)"
         )
-    steps = generation.steps_per_block
-    if steps is not None and steps > block_size:
-        raise UserError(f"generation.steps_per_block is {steps}; the model's blocks have {block_size} positions")
-    most, what = (block_size, f"blocks of {block_size}") if steps is None else (steps, f"{steps} timesteps a block")
+    most, what = block_size, f"blocks of {block_size},"
+    if (steps := generation.steps_per_block) is not None and steps < block_size:
+        most, what = steps, f"blocks of {block_size} in {steps} timesteps,"
     if generation.save_logits and max(generation.horizons) > most:
         raise UserError(
-            f"generation.horizons is {generation.horizons}; the model predicts in {what}, a block only when those "
+            f"generation.horizons is {generation.horizons}; the model predicts in {what} a block only when those "
             f"before it are done, so none can be above {most}"
         )
 
