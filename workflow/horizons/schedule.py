@@ -128,3 +128,28 @@ def _most_entries_in_blocks(generation: Generation, block_size: int, prompt_leng
         found += sum(max(0, min(recorded, masks - sum(shares[: horizon - 1]))) for horizon in generation.horizons)
         left, begin = left - recorded, 0
     return found
+
+
+def most_remembered(generation: Generation) -> int:
+    """The most predictions of a sample that are remembered at once, until it is known what is committed.
+
+    They are those of the last max(horizons) timesteps, of every position that a horizon may turn out to need.
+    """
+    asked, window = _asked(generation), max(generation.horizons)
+    return max(sum(asked[start : start + window]) for start in range(len(asked)))
+
+
+def _asked(generation: Generation) -> list[int]:
+    """For how many positions each timestep asks for a prediction, at most."""
+    commits, horizons = planned_commits(generation), generation.horizons
+    if commits is None:
+        return [generation.max_tokens] * generation.timesteps
+    length = generation.block_length or generation.max_tokens
+    passes = generation.timesteps * length // generation.max_tokens
+    asked = []
+    for timestep in range(len(commits)):
+        then = {timestep + horizon - 1 for horizon in (1, *horizons)}
+        blocks = {at // passes for at in then if at < len(commits) and commits[at]}
+        done = sum(commits[timestep // passes * passes : timestep])
+        asked.append(sum(length - done * (block == timestep // passes) for block in blocks))
+    return asked
