@@ -84,6 +84,12 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
     return experiment.plots.samples or ids[:1]
 
 
+def has_labels(experiment: Experiment, source: str) -> bool:
+    """Whether any prompt of an experiment has a label. Raises UserError for prompts that can't be loaded."""
+    datasets = dict.fromkeys(run.config.dataset for run in expand_runs(experiment))
+    return any(prompt.label is not None for dataset in datasets for prompt in _load_at(f"{source}: ", dataset))
+
+
 def _load_at(where: str, dataset: Dataset) -> list[Prompt]:
     try:
         return load_prompts(dataset)

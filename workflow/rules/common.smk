@@ -18,7 +18,7 @@ from horizons.config import (
 from horizons.errors import UserError
 from horizons.models.facts import checkpoint_files
 from horizons.planning import memory_mb, missing_room, run_minutes
-from horizons.prompts import local_path, require_samples
+from horizons.prompts import has_labels, local_path, require_samples
 from horizons.recorded import difference, same_runs
 
 CONFIG = Path("config")
@@ -27,6 +27,8 @@ CONFIG = Path("config")
 # On a cluster where the workflow was started: each takes seconds, once an experiment, and reads tables alone.
 localrules:
     plot,
+    plot_any_order,
+    speed,
     explorer,
     summarize,
 
@@ -104,6 +106,37 @@ def results_of(wildcards) -> list[str]:
         if summary.exists() and not same_runs(experiment_of(wildcards.experiment), recorded):
             workflow.dag.forcefiles.add(str(summary))
     return of_all_runs(rules.generate.output.results, wildcards.experiment)
+
+
+def is_left_to_right(experiment: str) -> bool:
+    """Whether every run of an experiment commits one position a timestep, the next one."""
+    return all(run.config.generation.is_left_to_right for run in runs_of(experiment).values())
+
+
+def tables_of(wildcards, left_to_right: bool) -> list[str]:
+    """The tables of all runs for the rule that draws experiments of this order; for the other a file that is not there.
+
+    Two rules make most figures, one for each order; Snakemake takes the one whose inputs are there.
+    """
+    if is_left_to_right(wildcards.experiment) == left_to_right:
+        return of_all_runs(rules.divergence.output.table, wildcards.experiment)
+    order = "one left to right" if left_to_right else "one that is not left to right"
+    return local(f"config/{wildcards.experiment}.yaml as {order}")
+
+
+def plots_of(wildcards) -> list[str]:
+    """The figures that an experiment has."""
+    drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
+    outputs = [*drawn, *(rules.speed.output if speed_matters(wildcards.experiment) else [])]
+    return [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
+
+
+@cache
+def speed_matters(experiment: str) -> bool:
+    """Whether the runs of an experiment may differ in speed, by their order or their guidance, and have scores."""
+    settings = [run.config.generation for run in runs_of(experiment).values()]
+    guided = {generation.cfg_scale > 0 for generation in settings}
+    return (not is_left_to_right(experiment) or len(guided) > 1) and has_labels(experiment_of(experiment), experiment)
 
 
 def require_for_report(summary: Path) -> None:

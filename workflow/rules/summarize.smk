@@ -11,7 +11,7 @@ rule summarize:
         tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
         results=results_of,
-        plots=rules.plot.output,
+        plots=plots_of,
         explorer=rules.explorer.output.page,
     output:
         summary=report(
