@@ -125,6 +125,8 @@ def _encode_sample(
     kept = np.flatnonzero(~rows["after_eos"].to_numpy())
     rows = rows.iloc[kept]
     length = int(rows["relative_position"].max()) + 1
+    final = rows[rows["horizon"] == 1].sort_values("relative_position")
+    left_to_right = (final["timestep"] == final["relative_position"]).all()
     prompt = output["prompt"]
     messages = [["", prompt]] if isinstance(prompt, str) else [[each["role"], each["content"]] for each in prompt]
     return {
@@ -135,6 +137,8 @@ def _encode_sample(
         "prompt": messages,
         "output": [index(token_id) for token_id in output["output_ids"][:length]],
         "beyond": len(output["output_ids"]) - length,
+        # The timestep at which each position was committed; left to right it is the position.
+        **({} if left_to_right else {"commit": final["timestep"].tolist()}),
         "position": rows["relative_position"].tolist(),
         "horizon": rows["horizon"].tolist(),
         "kl": list(_significant(rows[column_of(rows, "kl")])),
