@@ -68,9 +68,15 @@ function entriesAt(sample, position) {
   return sample.at[position];
 }
 
-/** The timestep at which a position was committed. */
+/** The timestep at which a position was committed, also beyond the end of the text; null where it never was. */
 function commitOf(sample, position) {
   return sample.commit ? sample.commit[position] : position;
+}
+
+/** The positions committed before a timestep. */
+function revealedBefore(sample, timestep) {
+  const commits = sample.commit ?? sample.output.map((_, position) => position);
+  return commits.flatMap((at, position) => (at !== null && at < timestep ? [position] : []));
 }
 
 function timestepOf(sample, entry) {
@@ -84,12 +90,8 @@ function timestepsOf(sample) {
 
 /** The position committed last before a timestep, of several the largest; -1 before the first. */
 function lastRevealed(sample, timestep) {
-  let last = -1;
-  sample.output.forEach((_, position) => {
-    const at = commitOf(sample, position);
-    if (at < timestep && (last < 0 || at >= commitOf(sample, last))) last = position;
-  });
-  return last;
+  return revealedBefore(sample, timestep).reduce((last, position) =>
+    (last < 0 || commitOf(sample, position) >= commitOf(sample, last) ? position : last), -1);
 }
 
 /** All values of the chosen number at the chosen horizon in a sample. */
@@ -240,8 +242,10 @@ function showTimestep() {
       else if (commitOf(sample, position) === timestep - 1) button.classList.add("fresh");
     });
   }
-  const committed = buttons.filter((_, position) => commitOf(sample, position) < timestep).length;
-  const moment = `${timestep} of ${count} timesteps, ${committed} of ${buttons.length} tokens`;
+  const revealed = revealedBefore(sample, timestep);
+  const within = revealed.filter((position) => position < buttons.length).length, beyond = revealed.length - within;
+  const moment = `${timestep} of ${count} timesteps, ${within} of ${buttons.length} tokens` +
+    (beyond ? `, ${beyond} after the end` : "");
   $("timestep").value = timestep;
   $("timestep").setAttribute("aria-valuetext", moment);
   $("moment").textContent = moment;
@@ -331,6 +335,7 @@ function tableOf(sample, entries) {
   const revealed = row("Last revealed", (entry) => {
     const last = lastRevealed(sample, timestepOf(sample, entry));
     if (last < 0) return make("td", {}, "prompt");
+    if (last >= sample.output.length) return make("td", {}, `after the end, at ${last}`);
     const where = sample.commit ? [` at ${last}`] : [];
     return make("td", {}, make("span", { class: "guess" }, visible(sample.output[last])), ...where);
   });
