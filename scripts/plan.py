@@ -12,7 +12,7 @@ from pathlib import Path
 
 from horizons.config import load_experiment, require_experiment
 from horizons.errors import UserError
-from horizons.planning import Plan, free_bytes, plan_experiment, readable, saved_dtype
+from horizons.planning import Plan, free_bytes, plan_experiment, readable, remembered_bytes, saved_dtype
 from horizons.store.files import MAX_HEADER_SIZE
 
 
@@ -50,6 +50,8 @@ def describe(name: str, vocab_size: int | None) -> list[str]:
             "bytes in all": f"{plan.total_bytes:,} ({readable(plan.total_bytes)})",
             "header of a run": describe_header(plan),
         }
+        if not experiment.generation.is_left_to_right:
+            lines["held for horizons"] = f"{readable(remembered_bytes(experiment, vocab_size))} of the device's memory"
     folder = Path("results", name)
     lines["room"] = f"{readable(free_bytes(folder))} free for {folder}"
     width = max(map(len, lines)) + 2

@@ -14,8 +14,9 @@ from horizons.config import Generation
 from horizons.decode.batches import decode_in_batches
 from horizons.decode.loop import Request
 from horizons.decode.policies import policy_of
+from horizons.decode.trace import Trace
 from horizons.entries import entries_of
-from horizons.schedule import most_entries, planned_commits
+from horizons.schedule import most_entries, most_remembered, planned_commits
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "policies"
 NAMES = [
@@ -271,3 +272,18 @@ def test_a_sample_ends_when_nothing_before_its_end_of_text_is_masked():
     assert whole.steps[:5] == decoded.steps
     assert len(entries[0]) == 9
     assert len(whole_entries[0]) == 11
+
+
+@pytest.mark.parametrize(
+    "policy", [*POLICIES, {"block_length": 1}], ids=lambda policy: "-".join(map(str, policy.values()))
+)
+def test_no_more_predictions_are_remembered_than_planned(policy, monkeypatch):
+    asked = []
+    remember = Trace.remember
+    monkeypatch.setattr(Trace, "remember", lambda self, *a: (asked.append(len(a[2])), remember(self, *a)))
+    settings = Generation(max_tokens=24, horizons=HORIZONS, horizons_in="timesteps", **policy)
+    decode(random_model("llada")[0], [[5, 6, 7]], settings)
+    most = max(sum(asked[start : start + 8]) for start in range(len(asked)))
+    if planned_commits(settings) is not None and settings.policy == "llada":
+        assert most == most_remembered(settings)
+    assert most <= most_remembered(settings)

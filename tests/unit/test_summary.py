@@ -8,7 +8,7 @@ import pytest
 
 from horizons.columns import NUMBERS, table_columns
 from horizons.report.summary import resampled_means, statistics, summarize
-from horizons.store.files import write_results
+from horizons.store.files import read_results, write_results
 from horizons.store.tables import read_tables, write_table
 
 
@@ -51,8 +51,21 @@ def results_files(tmp_path):
     for path, score in zip(paths, (0.5, None), strict=True):
         config = {"generation": {"temperature": 0.0, "cfg_scale": 0.0}}
         results = {"config": config, "environment": {"model": {"dtype": "float32"}}, "metrics": {"score": score}}
+        results["outputs"] = [{"nfe": 6, "output_ids": [5] * 6}] * 4
         write_results(path, results)
     return paths
+
+
+def test_speed_counts_what_was_committed_and_every_forward_pass(results_files, candidates_files):
+    """One sample commits three tokens in two passes, another, which stopped at its end, three in three."""
+    traces = [[[[1, 2], [5, 5]], [[0], [5]]], [[[0], [5]], [[], []], [[2, 3], [3, 5]]]]
+    outputs = [{"nfe": len(trace), "output_ids": [5, 0, 3, 5], "trace": trace} for trace in traces]
+    results = read_results(results_files[0])
+    write_results(results_files[0], results | {"outputs": outputs})
+    points = {"00000": {}, "00001": {}}
+    summary = summarize(table_of(), points, results_files, candidates_files)
+    assert summary["forward_passes_mean"].tolist() == [2.5, 2.5, 6, 6]
+    assert summary["tokens_per_pass"].tolist() == [1.2, 1.2, 1, 1]
 
 
 def test_each_run_and_horizon_has_the_statistics_of_its_entries(results_files, candidates_files):

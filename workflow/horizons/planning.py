@@ -13,7 +13,7 @@ from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
 from horizons.prompts import load_prompts
-from horizons.schedule import most_entries
+from horizons.schedule import most_entries, most_remembered
 from horizons.store.files import MAX_HEADER_SIZE
 from horizons.store.layout import ITEM_BYTES, header_size
 
@@ -169,6 +169,20 @@ def run_minutes(config: Experiment) -> int:
     return START_MINUTES + math.ceil(operations / speed / 60)
 
 
+def remembered_bytes(experiment: Experiment, vocab_size: int | None = None) -> int:
+    """What the trace of a batch holds of logits at most, on the device of the model, until positions are committed.
+
+    Of the point of the sweep that holds most. Raises UserError where the size of the vocabulary can't be had.
+    """
+
+    def held(config: Experiment) -> int:
+        dtype = saved_dtype(config.model, "auto")
+        row = (vocab_size or known_vocab_size(config.model)) * ITEM_BYTES[dtype]
+        return min(config.generation.batch_size, largest_run(config)) * most_remembered(config.generation) * row
+
+    return max(held(run.config) for run in expand_runs(experiment) if run.shard == 0)
+
+
 def largest_run(config: Experiment) -> int:
     """The samples of the run that has most, of one point of the sweep."""
     samples, _ = prompt_sizes(config.dataset)
@@ -198,7 +212,9 @@ def _sample_bytes(config: Experiment, vocab_size: int, dtype: str) -> int:
     if not generation.save_logits:
         return logits_bytes + choosing
     entries = most_entries(generation)
-    held = min(entries, (QUEUED + max(generation.horizons)) * len(generation.horizons))
+    held = most_remembered(generation) + QUEUED * len(generation.horizons)
+    if generation.is_left_to_right:
+        held = min(entries, held)
     kept = 0 if capture.mode == "full" else entries * bytes_per_entry(capture.mode, capture.k, vocab_size, "float32")
     return held * logits_bytes + 2 * kept + choosing
 

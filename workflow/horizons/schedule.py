@@ -57,3 +57,28 @@ def most_entries(generation: Generation) -> int:
         tokens, timesteps = generation.max_tokens, generation.timesteps
         commits = [0] * (timesteps - 1) + [tokens] if generation.policy == "dream" else [1] * tokens
     return sum(sum(commits[horizon - 1 :]) for horizon in generation.horizons)
+
+
+def most_remembered(generation: Generation) -> int:
+    """The most predictions of a sample that are remembered at once, until it is known what is committed.
+
+    They are those of the last max(horizons) timesteps, of every position that a horizon may turn out to need.
+    """
+    asked, window = _asked(generation), max(generation.horizons)
+    return max(sum(asked[start : start + window]) for start in range(len(asked)))
+
+
+def _asked(generation: Generation) -> list[int]:
+    """For how many positions each timestep asks for a prediction, at most."""
+    commits, horizons = planned_commits(generation), generation.horizons
+    if commits is None:
+        return [generation.max_tokens] * generation.timesteps
+    length = generation.block_length or generation.max_tokens
+    passes = generation.timesteps * length // generation.max_tokens
+    asked = []
+    for timestep in range(len(commits)):
+        then = {timestep + horizon - 1 for horizon in (1, *horizons)}
+        blocks = {at // passes for at in then if at < len(commits) and commits[at]}
+        done = sum(commits[timestep // passes * passes : timestep])
+        asked.append(sum(length - done * (block == timestep // passes) for block in blocks))
+    return asked

@@ -1,6 +1,6 @@
 """From the tables of an experiment's runs to one summary: statistics of each run and horizon."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def summarize(
 
     `table` holds the divergence tables of all runs, `points` the swept values of each run by its number. Columns: run,
     the swept keys, horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left
-    out), score (mean task score of the run, empty without labels), near_ties (of the run, see `count_near_ties`), then
+    out), score (mean task score of the run, empty without labels), forward_passes_mean (of a sample of the run),
+    tokens_per_pass (tokens the run committed for each), near_ties (of the run, see `count_near_ties`), then
     for each number `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_mean_low` and `_mean_high` (95 % interval
     of the mean) and `_infinite` (how many are). Raises UserError where files of a run do not belong together.
     """
@@ -51,6 +52,7 @@ def summarize(
             "n": len(kept),
             "after_eos": len(entries) - len(kept),
             "score": results[run]["metrics"]["score"],
+            **speed(results[run]["outputs"]),
             "near_ties": near_ties[run],
         }
         intervals = resampled_means(kept[numbers].to_numpy(), kept["sample_idx"].to_numpy())
@@ -79,6 +81,16 @@ def choice_margins(candidates: Mapping[str, Any]) -> np.ndarray:
         )
     margins = [margin for sample in candidates["samples"] for margin in sample["choice_margins"]]
     return np.array(margins, dtype=float)  # None, of a choice without a second token, becomes NaN
+
+
+def speed(outputs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Forward passes of a sample, and tokens that the samples committed for each; both count those of guidance."""
+    passes = [output["nfe"] for output in outputs]
+    tokens = sum(
+        sum(len(step[0]) for step in output["trace"]) if "trace" in output else len(output["output_ids"])
+        for output in outputs
+    )
+    return {"forward_passes_mean": sum(passes) / len(passes), "tokens_per_pass": tokens / sum(passes)}
 
 
 def count_near_ties(entries: pd.DataFrame, margins: np.ndarray, results: Mapping[str, Any]) -> int | None:
