@@ -19,7 +19,7 @@ from made_up import make_any_order_table
 TWO_BLOCKS = [[0, 1, 2, 3, 4, 5], [2, 1, 0, 5, 4, 3], [1, 0, 2, 3, 5, 4]]  # of three positions, one a timestep
 
 
-def draw_any_order(folder, table, points):
+def draw_any_order(folder, table, points, left_to_right=False):
     """Draw the figures of an experiment that is not left to right, any warning an error; gives their PNG by name."""
     candidates = []
     folder.mkdir(exist_ok=True)
@@ -28,7 +28,7 @@ def draw_any_order(folder, table, points):
         write_results(candidates[-1], {"run": run, "token_texts": {str(n): text for n, text in enumerate("abcde")}})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw(table, points, candidates, ["q0"], STYLE, folder / "plots", left_to_right=False)
+        draw(table, points, candidates, ["q0"], STYLE, folder / "plots", left_to_right=left_to_right)
     return {path.stem: path for path in (folder / "plots").glob("*.png")}
 
 
@@ -45,6 +45,15 @@ def test_the_order_takes_the_place_of_what_needs_next_positions_and_is_the_same_
         pool.apply(draw_any_order, (tmp_path / "second", make_any_order_table(TWO_BLOCKS), {"00000": {}}))
     first, second = (sorted((tmp_path / folder / "plots").iterdir()) for folder in ("first", "second"))
     assert [one.name for one, other in zip(first, second, strict=True) if one.read_bytes() != other.read_bytes()] == []
+
+
+def test_a_figure_of_the_other_order_does_not_stay_behind(tmp_path):
+    table = make_any_order_table([list(range(6))] * 3)
+    for left_to_right, there, gone in ((True, "acceptance", "commit_order"), (False, "commit_order", "acceptance")):
+        files = draw_any_order(tmp_path, table, {"00000": {}}, left_to_right)
+        assert there in files
+        assert gone not in files
+        assert len(list((tmp_path / "plots").iterdir())) == 14
 
 
 def test_horizons_are_called_timesteps(tmp_path, monkeypatch):

@@ -2,10 +2,11 @@
 
 import codecs
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from horizons.config import Dataset, Experiment, describe_point, expand_runs
+from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs
 from horizons.errors import UserError
 from horizons.strict_json import parse_json, shorten
 
@@ -84,10 +85,17 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
     return experiment.plots.samples or ids[:1]
 
 
-def has_labels(experiment: Experiment, source: str) -> bool:
-    """Whether any prompt of an experiment has a label. Raises UserError for prompts that can't be loaded."""
-    datasets = dict.fromkeys(run.config.dataset for run in expand_runs(experiment))
-    return any(prompt.label is not None for dataset in datasets for prompt in _load_at(f"{source}: ", dataset))
+def compares_speed(runs: Iterable[Run]) -> bool:
+    """Whether runs may differ in speed, by their order or their guidance, and have scores to set against it.
+
+    Raises UserError for prompts that can't be loaded.
+    """
+    runs = list(runs)
+    left_to_right = all(run.config.generation.is_left_to_right for run in runs)
+    if left_to_right and len({run.config.generation.cfg_scale > 0 for run in runs}) == 1:
+        return False
+    datasets = dict.fromkeys(run.config.dataset for run in runs)
+    return any(prompt.label is not None for dataset in datasets for prompt in load_prompts(dataset))
 
 
 def _load_at(where: str, dataset: Dataset) -> list[Prompt]:

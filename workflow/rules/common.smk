@@ -18,7 +18,7 @@ from horizons.config import (
 from horizons.errors import UserError
 from horizons.models.facts import checkpoint_files
 from horizons.planning import memory_mb, missing_room, run_minutes
-from horizons.prompts import has_labels, local_path, require_samples
+from horizons.prompts import compares_speed, local_path, require_samples
 from horizons.recorded import difference, same_runs
 
 CONFIG = Path("config")
@@ -127,16 +127,14 @@ def tables_of(wildcards, left_to_right: bool) -> list[str]:
 def plots_of(wildcards) -> list[str]:
     """The figures that an experiment has."""
     drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
-    outputs = [*drawn, *(rules.speed.output if speed_matters(wildcards.experiment) else [])]
+    outputs = [*drawn, *(rules.speed.output if has_speeds(wildcards.experiment) else [])]
     return [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
 
 
 @cache
-def speed_matters(experiment: str) -> bool:
-    """Whether the runs of an experiment may differ in speed, by their order or their guidance, and have scores."""
-    settings = [run.config.generation for run in runs_of(experiment).values()]
-    guided = {generation.cfg_scale > 0 for generation in settings}
-    return (not is_left_to_right(experiment) or len(guided) > 1) and has_labels(experiment_of(experiment), experiment)
+def has_speeds(experiment: str) -> bool:
+    """Whether scores of an experiment are set against its speeds."""
+    return compares_speed(runs_of(experiment).values())
 
 
 def require_for_report(summary: Path) -> None:

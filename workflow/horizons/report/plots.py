@@ -31,6 +31,9 @@ from horizons.report.figures.trellis import choose_samples, trellis
 from horizons.report.labels import group_points, label_points, legend_of
 from horizons.store.files import read_candidates, read_results, run_number
 
+# The figure of a left-to-right experiment that another has not, and the other way round.
+OF_ORDER = {True: "acceptance", False: "commit_order"}
+
 
 def draw(
     table: pd.DataFrame,
@@ -68,6 +71,8 @@ def draw(
             ("calibration", calibration, (text, panels, names)),
             ("trellis", trellis, (drawn, names)),
         ]
+        for suffix in (".png", ".svg"):  # as an earlier config may have had it
+            (folder / OF_ORDER[not left_to_right]).with_suffix(suffix).unlink(missing_ok=True)
         if left_to_right:
             figures.append(("acceptance", acceptance, (text, lines)))
         else:
