@@ -24,6 +24,8 @@ HORIZONS = [1, 2, 4, 8]
 PROMPT = [11, 42, 7, 99, 23, 64, 5]
 # mask, what closes a canvas, shift
 LAYOUT = {"llada": (MASK, (), 0), "dream": (MASK, (), 1), "bert": (2, (1,), 0), "modernbert": (2, (1,), 0)}
+LAYOUT |= dict.fromkeys(("sdar", "illada", "llada_moe", "llada2"), (MASK, (), 0))
+BLOCKS = {"sdar": 6, "llada2": 8}
 
 
 @pytest.mark.parametrize("family", LAYOUT)
@@ -31,7 +33,8 @@ def test_a_plain_loop_over_the_whole_canvas_gives_the_same_tokens_and_entries(fa
     model, network = random_model(family)
     mask, closing, shift = LAYOUT[family]
     prompt = [0, *PROMPT] if closing else PROMPT
-    expected_tokens, expected_logits = plain_generate(network, prompt, 20, HORIZONS, mask, closing, shift)
+    block = BLOCKS.get(family)
+    expected_tokens, expected_logits = plain_generate(network, prompt, 20, HORIZONS, mask, closing, shift, block)
     [(tokens, logits)] = generate(model, [prompt], Generation(max_tokens=20, horizons=HORIZONS))
     assert tokens.tolist() == expected_tokens
     assert len(set(expected_tokens)) > 3  # else the loop would hardly tell one canvas from another
@@ -74,6 +77,7 @@ def test_special_tokens_are_found(family):
     assert model.family.logits_shift == shift
     assert model.vocab_size == 160
     assert model.context_length == 256
+    assert model.block_size == BLOCKS.get(family)
 
 
 def test_tied_weights_of_a_llada_have_no_lm_head_of_their_own(tmp_path):

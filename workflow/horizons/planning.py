@@ -13,7 +13,7 @@ from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
 from horizons.prompts import compares_speed, load_prompts
-from horizons.schedule import most_entries, most_remembered
+from horizons.schedule import check_blocks, most_entries, most_remembered
 from horizons.store.files import MAX_HEADER_SIZE
 from horizons.store.layout import ITEM_BYTES, header_size
 
@@ -103,7 +103,7 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
 def plan_run(run: Run, samples: int, vocab_size: int, dtype: str) -> RunPlan:
     """What a run that saves its logits asks for with so many samples, `dtype` that of the saved logits."""
     mode, k = run.config.capture.mode, run.config.capture.k
-    per_sample = most_entries(run.config.generation)
+    per_sample = most_entries(run.config.generation, facts_of(run.config.model).block_size)
     entries = samples * per_sample
     header = header_size(keep_of(mode, k, vocab_size, dtype).layout, samples, per_sample)
     kept = entries * bytes_per_entry(mode, k, vocab_size, dtype)
@@ -141,6 +141,18 @@ def known_vocab_size(model: Model) -> int:
     if size is None:
         raise UserError(f"{model.name}: no config.json here that says its vocab_size; give it with --vocab-size")
     return size
+
+
+def require_blocks(experiment: Experiment, source: str) -> None:
+    """Raise UserError, naming `source`, for what can't be in the blocks of a checkpoint, where those are known."""
+    for config in [run.config for run in expand_runs(experiment) if run.shard == 0]:
+        facts = facts_of(config.model)
+        if facts.block_size is None and facts.vocab_size is None:
+            continue  # nothing is known of it
+        try:
+            check_blocks(config.generation, facts.block_size)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
 
 
 def memory_mb(config: Experiment) -> int:

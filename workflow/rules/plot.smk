@@ -23,6 +23,7 @@ rule plot:
     input:
         tables=lambda wildcards: tables_of(wildcards, left_to_right=True),
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
     output:
         [figure(name, question) for name, question in FIGURES.items()],
@@ -57,6 +58,7 @@ use rule plot as plot_any_order with:
 rule speed:
     input:
         results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
     output:
         figure("speed", "9. What does speed cost?"),

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.report.plots import draw_speed
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        draw_speed(
-            [Path(path) for path in snakemake.input.results],
-            snakemake.params.points,
-            Path(snakemake.input.style),
-            Path(snakemake.output[0]).parent,
-        )
+        from horizons.report.plots import draw_speed
+        from horizons.store.custody import check_inputs
+
+        results = [Path(path) for path in snakemake.input.results]
+        check_inputs(results)
+        draw_speed(results, snakemake.params.points, Path(snakemake.input.style), Path(snakemake.output[0]).parent)
