@@ -19,6 +19,7 @@ rule plot:
     input:
         tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
     output:
         [figure(name, question) for name, question in FIGURES.items()],

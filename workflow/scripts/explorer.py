@@ -3,17 +3,24 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.report.explorer import explorer_page
-from horizons.store.tables import read_tables
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.report.explorer import explorer_page
+        from horizons.store.custody import check_inputs
+        from horizons.store.files import write_text
+        from horizons.store.tables import read_tables
+
+        tables, results, candidates = (
+            [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates")
+        )
+        check_inputs([*tables, *results, *candidates])
         page = explorer_page(
             snakemake.wildcards.experiment,
-            read_tables(snakemake.input.tables),
+            read_tables(tables),
             snakemake.params.points,
-            [Path(path) for path in snakemake.input.results],
-            [Path(path) for path in snakemake.input.candidates],
+            results,
+            candidates,
             {part: Path(snakemake.input[part]) for part in ("page", "style", "script")},
         )
-        Path(snakemake.output.page).write_text(page, encoding="utf-8")
+        write_text(Path(snakemake.output.page), page)

@@ -3,15 +3,19 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.report.plots import draw
-from horizons.store.tables import read_tables
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.report.plots import draw
+        from horizons.store.custody import check_inputs
+        from horizons.store.tables import read_tables
+
+        tables, candidates = ([Path(path) for path in snakemake.input[name]] for name in ("tables", "candidates"))
+        check_inputs([*tables, *candidates])
         draw(
-            read_tables(snakemake.input.tables),
+            read_tables(tables),
             snakemake.params.points,
-            [Path(path) for path in snakemake.input.candidates],
+            candidates,
             snakemake.params.samples,
             Path(snakemake.input.style),
             Path(snakemake.output[0]).parent,

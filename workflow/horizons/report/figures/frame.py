@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from horizons.report.figures.glyphs import fit_labels, width_of
+from horizons.store.files import replacing
 
 WIDTH = 3.4  # inches, one column of a printed page
 # Inches a line of text takes, and how many characters fit into one.
@@ -223,6 +224,7 @@ def save(figure: Figure, stem: Path) -> None:
     figure.set_layout_engine("none")
     for axes in figure.axes:
         axes.set_position([round(value, 5) for value in axes.get_position(original=True).bounds])
-    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+        with replacing(stem.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, format=suffix[1:], metadata=metadata)
     plt.close(figure)
