@@ -29,7 +29,7 @@ def load(checkpoint: Checkpoint) -> Family:
     canvas_length = network.config.canvas_length
     # The last token to be generated has a whole canvas behind it.
     context_length = network.config.get_text_config().max_position_embeddings - canvas_length + 1
-    return Family(network, context_length, canvas_length=canvas_length, model_class=NoiseModel)
+    return Family(network, context_length, has_experts=True, canvas_length=canvas_length, model_class=NoiseModel)
 
 
 @dataclass
