@@ -50,7 +50,10 @@ def dream_share(timestep: int, steps: int) -> float:
 
 
 def block_shares(block_size: int, steps: int) -> list[int]:
-    """How many positions each pass over a block commits at least: even shares of a whole one, the larger ones first."""
+    """How many positions each pass over a block commits at least: even shares of a whole one, the larger ones first.
+
+    Passes beyond the positions of a block have none, and are not needed.
+    """
     share, rest = divmod(block_size, steps)
     return [share + (number < rest) for number in range(steps)]
 
@@ -68,13 +71,12 @@ def check_blocks(generation: Generation, block_size: int | None) -> None:
             f"generation.policy is {generation.policy!r}; the model predicts in blocks of {block_size}, a block only "
             "when those before it are done, so use block_diffusion, or llada with a block_length of 1 (left to right)"
         )
-    steps = generation.steps_per_block
-    if steps is not None and steps > block_size:
-        raise UserError(f"generation.steps_per_block is {steps}; the model's blocks have {block_size} positions")
-    most, what = (block_size, f"blocks of {block_size}") if steps is None else (steps, f"{steps} timesteps a block")
+    most, what = block_size, f"blocks of {block_size},"
+    if (steps := generation.steps_per_block) is not None and steps < block_size:
+        most, what = steps, f"blocks of {block_size} in {steps} timesteps,"
     if generation.save_logits and max(generation.horizons) > most:
         raise UserError(
-            f"generation.horizons is {generation.horizons}; the model predicts in {what}, a block only when those "
+            f"generation.horizons is {generation.horizons}; the model predicts in {what} a block only when those "
             f"before it are done, so none can be above {most}"
         )
 
@@ -113,6 +115,21 @@ def most_entries(generation: Generation, block_size: int | None = None, prompt_l
     return sum(sum(commits[horizon - 1 :]) for horizon in generation.horizons)
 
 
+def _most_entries_in_blocks(generation: Generation, block_size: int, prompt_length: int) -> int:
+    """`most_entries` where each block is a beginning of its own, and its last pass has its largest horizon."""
+    left, begin, found = generation.max_tokens, prompt_length % block_size, 0
+    shares = [1] * block_size
+    if generation.policy == "block_diffusion" and generation.steps_per_block is not None:
+        shares = block_shares(block_size, generation.steps_per_block)
+    while left:
+        recorded = min(left, block_size - begin)
+        # Left to right what lies beyond max_tokens is not decoded; else it can be before what is recorded.
+        masks = recorded if generation.is_left_to_right else block_size - begin
+        found += sum(max(0, min(recorded, masks - sum(shares[: horizon - 1]))) for horizon in generation.horizons)
+        left, begin = left - recorded, 0
+    return found
+
+
 def most_remembered(generation: Generation) -> int:
     """The most predictions of a sample that are remembered at once, until it is known what is committed.
 
@@ -136,18 +153,3 @@ def _asked(generation: Generation) -> list[int]:
         done = sum(commits[timestep // passes * passes : timestep])
         asked.append(sum(length - done * (block == timestep // passes) for block in blocks))
     return asked
-
-
-def _most_entries_in_blocks(generation: Generation, block_size: int, prompt_length: int) -> int:
-    """`most_entries` where each block is a beginning of its own, and its last pass has its largest horizon."""
-    left, begin, found = generation.max_tokens, prompt_length % block_size, 0
-    shares = [1] * block_size
-    if generation.policy == "block_diffusion" and generation.steps_per_block is not None:
-        shares = block_shares(block_size, generation.steps_per_block)
-    while left:
-        recorded = min(left, block_size - begin)
-        # Left to right what lies beyond max_tokens is not decoded; else it can be before what is recorded.
-        masks = recorded if generation.is_left_to_right else block_size - begin
-        found += sum(max(0, min(recorded, masks - sum(shares[: horizon - 1]))) for horizon in generation.horizons)
-        left, begin = left - recorded, 0
-    return found

@@ -50,6 +50,10 @@ class NoiseModel(CheckpointModel):
         """The canvases of a batch; `seeds` are those of the noise of each prompt."""
         return NoiseSession(self, prompts, max_tokens, seeds)
 
+    def forward(self, *_: object) -> torch.Tensor:
+        """Not for this model: what a place of a canvas holds is noise, which only a session knows."""
+        raise TypeError("predictions of this model come from open_session")
+
     def encode(self, prompt: Prompt) -> list[int]:
         """As for every model, without images. Raises UserError."""
         token_ids = super().encode(prompt)
