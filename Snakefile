@@ -15,9 +15,10 @@ report: "workflow/report/workflow.rst"
 
 
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
-# results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz
+# results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz | .divergence.json
 # results/{experiment}/plots/{figure}.png | .svg
-# results/{experiment}/summary.csv | comparison.csv | summary.html | provenance.html | explorer.html | experiment.yaml
+# results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml | summary.json
+# results/{experiment}/comparison.csv
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
 wildcard_constraints:
     experiment=r"[^/]+",  # which may be one is said, with those there are, when its config is read

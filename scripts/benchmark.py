@@ -50,6 +50,7 @@ from horizons.models import load_model
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.llada import llama_config
 from horizons.prompts import load_prompts
+from horizons.schedule import most_entries
 from horizons.store.background import Background
 from horizons.store.reader import open_triple
 from horizons.store.writer import TripleWriter, WrittenSample
@@ -57,6 +58,7 @@ from horizons.store.writer import TripleWriter, WrittenSample
 REPOSITORY = Path(__file__).parents[1]
 HORIZONS = [1, 2, 4, 8]
 K = 64
+BLOCK = 32
 LLADA_VOCABULARY = 126_464
 
 
@@ -174,7 +176,7 @@ def capture(model: CheckpointModel, prompts: list[list[int]], settings: Generati
     """Generate and write a triple, as a run does."""
     keep = keep_of(mode, K, model.vocab_size, "float32")
     requests, steps = requests_of(prompts), {}
-    room = [count_entries(settings.max_tokens, settings.horizons)] * len(prompts)
+    room = [most_entries(settings)] * len(prompts)
     with TripleWriter(folder / "00000.json.gz", keep.layout, room, settings.horizons) as writer:
         with Background() as background:
 
@@ -201,7 +203,7 @@ def finish_triple(
 ) -> None:
     """Give a triple its other two files, with what reading needs of them."""
     outputs = [
-        {"sample_idx": sample, "question_id": f"q{sample}", "output_ids": [sample % 7] * len(steps)}
+        {"sample_idx": sample, "question_id": f"q{sample}", "output_ids": [sample % 7] * sum(map(len, steps))}
         for sample, steps in enumerate(commits)
     ]
     written = [
@@ -261,6 +263,7 @@ def generation_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
     for mode in MODES:
         ours = partial(capture, model, prompts, settings, mode, folder)
         yield paired(f"generate, capture {mode}", ours, plainly, "save_logits: false", sizes.repeats)
+    yield from order_rows(sizes, folder, model, prompts)
     canvas = torch.tensor([prompt + [mask] * sizes.max_tokens for prompt in prompts])
     products = matrix_products(network, canvas)
     with one_thread():
@@ -270,6 +273,18 @@ def generation_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
             partial(multiply, products, sizes.max_tokens),
             "its matrix products alone",
             sizes.repeats,
+        )
+
+
+def order_rows(sizes: Sizes, folder: Path, model: CheckpointModel, prompts: list[list[int]]) -> Iterator[Row]:
+    """Two tokens a timestep in blocks, as LLaDA decodes them: with horizons against without."""
+    block, steps = min(BLOCK, sizes.max_tokens), sizes.max_tokens // 2
+    settings = settings_of(sizes, block_length=block, steps=steps, horizons_in="timesteps")
+    plainly = partial(generate, model, prompts, settings)
+    for mode in ("full", "statistics"):
+        ours = partial(capture, model, prompts, settings, mode, folder)
+        yield paired(
+            f"generate in blocks of {block}, capture {mode}", ours, plainly, "save_logits: false", sizes.repeats
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from horizons.config import Experiment, expand_runs, load_experiment, require_experiment
 from horizons.errors import UserError
 from horizons.recorded import difference, same_runs
+from horizons.store.custody import SEAL, change_since
 from horizons.store.tables import read_tables
 
 
@@ -47,6 +48,8 @@ def not_made(experiment: Experiment, folder: Path) -> str | None:
         return f"{there} are of this config, and the summary is not; {remedy}"
     if not same_runs(experiment, folder / "experiment.yaml"):
         return f"{there}; the summary is of another config; {remedy}"
+    if found := change_since(folder / SEAL, "summary", read=True):
+        return f"{found}; the summary of {folder} no longer speaks of what is there; {remedy}"
     newer = [path for path in made if path.stat().st_mtime > summary.stat().st_mtime]
     if newer:
         return f"{there}; the summary is older than {newer[0]}; {remedy}"

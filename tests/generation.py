@@ -42,19 +42,29 @@ def small_run(capture: dict | None = None, **changes: object) -> Run:
     return expand_runs(parse_experiment(content, "x"))[0]
 
 
+def block_mask(length, block):
+    """Which of the other positions each sees (1, 1, length, length), bool: its own block, and those before it."""
+    return torch.tensor([[[[key // block <= query // block for key in range(length)] for query in range(length)]]])
+
+
 @torch.no_grad()
-def plain_generate(network, prompt, max_tokens, horizons, mask, closing=(), shift=0):
+def plain_generate(network, prompt, max_tokens, horizons, mask, closing=(), shift=0, block=None):
     """Left-to-right generation as one would write it down: one prompt, the whole canvas, no batch, no padding.
 
-    Gives the tokens and the logits of every entry, in entry order.
+    Gives the tokens and the logits of every entry, in entry order. In blocks the canvas goes to the end of the last,
+    and only positions of the current one are asked for.
     """
     canvas = [*prompt, *[mask] * max_tokens, *closing]
+    while block and len(canvas) % block:
+        canvas.append(mask)
+    seen = {"attention_mask": block_mask(len(canvas), block)} if block else {}
     entries = []
     for timestep in range(max_tokens):
-        logits = network(input_ids=torch.tensor([canvas])).logits[0]
+        logits = network(input_ids=torch.tensor([canvas]), **seen).logits[0]
         for horizon in horizons:
             position = len(prompt) + timestep - 1 + horizon
-            if position < len(prompt) + max_tokens:
+            in_block = not block or position // block == (len(prompt) + timestep) // block
+            if position < len(prompt) + max_tokens and in_block:
                 entries.append(logits[position - shift].clone())
         final = logits[len(prompt) + timestep - shift].clone()
         final[mask] = float("-inf")

@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from horizons.validation import validate_triple
 from triples import random_samples, write_triple
-from workflows import Workflow, contents, run_snakemake, write_experiment
+from workflows import Workflow, contents, copy_environment, run_snakemake, slow_down, write_experiment
 
 TRIPLE = ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
 KILLS = 20
@@ -101,6 +103,19 @@ def mounted(folder, options):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@contextmanager
+def read_only(folder):
+    """A folder that nobody, root included, can write to."""
+    bind = subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False)
+    if bind.returncode != 0:
+        pytest.skip("only root can make a folder read-only for itself")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(repository):
     with mounted(repository / "results", "size=16k"):
         run = run_snakemake(repository, "results/small/00000.json.gz")
@@ -121,6 +136,28 @@ def test_a_read_only_results_folder_is_told_in_one_line(repository):
     assert "Traceback" not in run.stderr
     # Nor does it leave the lock behind.
     assert run_snakemake(repository, "--dry-run", "results/small/00000.json.gz").returncode == 0
+
+
+def test_a_read_only_repository_is_used_from_a_folder_of_links_as_the_page_says(repository, tmp_path):
+    page = (repository / "docs/reliability.md").read_text()
+    [links] = re.findall(r"^ln -s REPOSITORY/\{(.*)\} \.$", page, re.M)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in links.split(","):
+        (elsewhere / name).symlink_to(repository / name)
+    with read_only(repository):
+        refused = subprocess.run(
+            ["bash", "run.sh", "small"], cwd=repository, capture_output=True, text=True, check=False
+        )
+        run = run_snakemake(elsewhere, "results/small/00000.divergence.csv")
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"run.sh: {repository}: can't be written to; make a folder of links to it and run it there, as "
+        "docs/reliability.md says\n"
+    )
+    assert run.returncode == 0, run.stderr
+    assert (elsewhere / "results/small/00000.divergence.csv").stat().st_size
+    assert not (repository / "results/small").exists()
 
 
 def test_a_results_folder_that_vanishes_is_told_in_one_line_and_leaves_nothing(repository):
@@ -151,6 +188,59 @@ def test_a_second_workflow_says_why_it_cannot_start_and_a_killed_ones_lock_can_b
 
     assert "Directory cannot be locked" in run_snakemake(repository, "results/small/00000.json.gz").stderr
     assert run_snakemake(repository, "--unlock").returncode == 0
+    assert run_snakemake(repository, "results/small/00000.json.gz").returncode == 0
+    assert validate_triple(repository / "results/small/00000.json.gz") == []
+
+
+def show_results(folder):
+    command = [sys.executable, "scripts/show_results.py", "small"]
+    environment = copy_environment(folder)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(("stage", "made"), [("divergence", "00001.divergence.csv"), ("generate", "00001.json.gz")])
+def test_a_stage_that_is_done_again_and_killed_is_finished_by_the_same_command(finished, tmp_path, stage, made):
+    folder = shutil.copytree(finished, tmp_path / "repository")
+    expected = contents(folder / "results/small")
+    assert "Horizon 2: KL = " in show_results(folder)
+    with Workflow(folder, "--forcerun", stage, "--", "results/small/summary.csv") as workflow:
+        workflow.wait_until(lambda: not (folder / "results/small" / made).exists())
+    assert (folder / "results/small/summary.csv").exists()
+    assert "KL" not in show_results(folder)
+    report = run_snakemake(folder, "--nolock", "--report", "report.html", "results/small/summary.csv")
+    assert report.returncode == 1
+    assert "so there is nothing to report" in report.stderr.splitlines()[-1]
+
+    run = run_snakemake(folder, "--nolock", "results/small/summary.csv")
+    assert run.returncode == 0, run.stderr
+    assert "results/small/summary.csv: is made anew; " in run.stderr
+    assert contents(folder / "results/small") == expected
+    assert "Horizon 2: KL = " in show_results(folder)
+
+
+def test_a_run_that_was_finished_when_the_workflow_was_killed_is_found_finished(repository):
+    results_file = repository / "results/small/00000.json.gz"
+    with Workflow(repository, "results/small/00000.json.gz") as workflow:
+        workflow.wait_until(results_file.exists)
+    made = contents(repository / "results/small")
+    assert [name for name in made if not name.startswith(".")] == TRIPLE
+    inode = results_file.stat().st_ino
+    run = run_snakemake(repository, "--nolock", "results/small/00000.json.gz")
+    assert run.returncode == 0, run.stderr
+    assert "results/small/00000.json.gz: is finished" in log_of(repository, "generate")
+    assert results_file.stat().st_ino == inode
+    assert contents(repository / "results/small") == {name: made[name] for name in TRIPLE}
+
+
+def test_ctrl_c_is_said_once_and_has_its_own_status(repository):
+    slow_down(repository)
+    with Workflow(repository, "results/small/00000.json.gz", "results/small/00001.json.gz") as workflow:
+        workflow.wait_until((repository / "results/small/.00000.json.gz.progress").exists)
+        workflow.signal(signal.SIGINT)
+        run = workflow.finish()
+    assert run.returncode == 130
+    assert run.stderr.count("interrupted; run it again to go on") == 1
+    assert "Traceback" not in run.stderr
     assert run_snakemake(repository, "results/small/00000.json.gz").returncode == 0
     assert validate_triple(repository / "results/small/00000.json.gz") == []
 

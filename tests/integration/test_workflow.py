@@ -87,6 +87,20 @@ def test_shards_and_batches_give_the_same_samples(workspace):
         assert (whole.sample(number) - logits).abs().max() < 1e-4
 
 
+def test_an_experiment_in_any_order_has_the_figures_of_its_order_and_its_speed(workspace):
+    settings = {"max_tokens": 8, "block_length": 4, "steps": 4, "horizons_in": "timesteps", "horizons": [1, 2]}
+    write_experiment(workspace, "any_order", generation=settings, dataset__limit=2, sweep=COPY)
+    snakemake(workspace, "results/any_order/summary.csv")
+    small, any_order = (
+        {path.name for path in (workspace / "results" / name / "plots").iterdir()} for name in ("small", "any_order")
+    )
+    assert small - any_order == {"acceptance.png", "acceptance.svg"}
+    assert any_order - small == {f"{name}.{kind}" for name in ("commit_order", "speed") for kind in ("png", "svg")}
+    svg = (workspace / "results" / "any_order" / "plots" / "divergence_by_horizon.svg").read_text()
+    assert "timesteps to commit" in svg
+    assert planned(workspace, "results/any_order/summary.csv") == {}
+
+
 def test_without_logits_only_the_results_are_written(workspace):
     write_experiment(workspace, "tokens", generation__save_logits=False, sweep=COPY)
     snakemake(workspace, "--config", "experiments=[tokens]")
@@ -269,6 +283,26 @@ def test_run_sh_hands_names_and_targets_on_as_they_are(tmp_path):
         "snakemake --quiet host rules --config experiments=['007'] --report results/007/report.html",
         "python scripts/show_results.py 007",
     ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"HOME": "/proc/nowhere", "XDG_CACHE_HOME": ""},
+            "/proc/nowhere/.cache: can't be written to; set XDG_CACHE_HOME",
+        ),
+        ({"XDG_CACHE_HOME": "/proc/nowhere"}, "/proc/nowhere: can't be written to; set XDG_CACHE_HOME"),
+        ({"TMPDIR": "/proc"}, "/proc: temporary files can't be written; set TMPDIR to a folder with room"),
+    ],
+)
+def test_run_sh_says_in_one_line_which_folder_it_needs_cant_be_written(workspace, variables, said):
+    environment = os.environ | variables
+    command = ["bash", "run.sh", "small"]
+    failed = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"run.sh: {said}")
+    assert failed.stderr.count("\n") == 1
 
 
 def test_run_sh_lists_the_experiments_there_are(workspace):

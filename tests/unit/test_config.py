@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from horizons.config import (
+    Run,
     dump_experiment,
     expand_runs,
     json_schema,
@@ -256,3 +257,98 @@ def test_an_unknown_experiment_is_told_which_there_are():
 def test_the_json_schema_for_editors_is_in_step():
     shipped = ROOT / "workflow" / "schemas" / "experiment.schema.json"
     assert shipped.read_text() == json_schema(), "write horizons.config.json_schema() there"
+
+
+TIMESTEPS = {"horizons_in": "timesteps"}
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        ({"policy": "dream"}, "generation.policy is 'dream'; save_logits needs blocks of 1 (left-to-right)"),
+        ({"policy": "dream"}, "generation.horizons_in: timesteps records any order"),
+        ({"block_length": 8}, "generation.horizons_in: timesteps records any order"),
+        (
+            {"policy": "dream", "block_length": 8, **TIMESTEPS},
+            "generation.block_length is 8; policy dream does not use",
+        ),
+        (
+            {"policy": "dream", "threshold": 0.9, **TIMESTEPS},
+            "generation.threshold is 0.9; policy dream does not use it",
+        ),
+        ({"policy": "threshold", "steps": 8, **TIMESTEPS}, "generation.steps is 8; policy threshold does not use it"),
+        (
+            {"policy": "threshold", "remasking": "random", **TIMESTEPS},
+            "generation.remasking is 'random'; policy thresho",
+        ),
+        (
+            {"policy": "factor", "threshold": 0.9, **TIMESTEPS},
+            "generation.threshold is 0.9; policy factor does not use",
+        ),
+        ({"factor": 1.0}, "generation.factor is 1.0; policy llada does not use it, only factor; remove it"),
+        ({"remasking": "entropy"}, "generation.remasking is 'entropy'; policy llada has low_confidence, random"),
+        (
+            {"policy": "dream", "remasking": "random", **TIMESTEPS},
+            "policy dream has maskgit_plus, topk_margin, entropy",
+        ),
+        ({"policy": "fast"}, "generation.policy is 'fast'; it must be"),
+        (
+            {"block_length": 7, **TIMESTEPS},
+            "generation.block_length is 7; generation.max_tokens, 64, must be a multiple",
+        ),
+        (
+            {"block_length": 32, "steps": 3, **TIMESTEPS},
+            "generation.steps is 3; it must be a multiple of max_tokens / ",
+        ),
+        ({"policy": "dream", "steps": 4, "horizons": [1, 8], **TIMESTEPS}, "none can be above generation.steps, 4"),
+        (
+            {"policy": "threshold", "threshold": 1.5, **TIMESTEPS},
+            "generation.threshold is 1.5; it must be less than or",
+        ),
+    ],
+)
+def test_what_a_policy_does_not_use_or_bear_is_refused_in_one_line(generation, expected):
+    content = {"model": {"name": "x"}, "dataset": {"path": "y"}, "generation": generation}
+    with pytest.raises(UserError) as error:
+        parse_experiment(content, "config/x.yaml")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("config/x.yaml: ")
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {"policy": "dream"},
+        {"policy": "threshold"},
+        {"policy": "factor", "factor": 2.0},
+        {"block_length": 16, "steps": 8, "remasking": "random"},
+    ],
+)
+def test_every_policy_works_without_logits_and_in_timesteps_with_them(generation):
+    for more in ({"save_logits": False}, TIMESTEPS):
+        content = {"model": {"name": "x"}, "dataset": {"path": "y"}, "generation": {**generation, **more}}
+        [run] = expand_runs(parse_experiment(content, "x"))
+        assert not run.config.generation.is_left_to_right
+        assert Run.from_dict(run.to_dict()) == run
+        assert parse_experiment(yaml.safe_load(dump_experiment(run.config)), "x") == run.config
+
+
+def test_policies_can_be_swept_each_with_the_keys_it_uses():
+    content = {
+        "model": {"name": "x"},
+        "dataset": {"path": "y"},
+        "generation": {"max_tokens": 32, "block_length": 16, "steps": 8, "threshold": 0.5, **TIMESTEPS},
+        "sweep": {"generation.policy": ["llada", "dream", "threshold", "factor"]},
+    }
+    experiment = parse_experiment(content, "x")
+    again = parse_experiment(yaml.safe_load(dump_experiment(experiment)), "x")
+    for found in (experiment, again):
+        settings = [run.config.generation for run in expand_runs(found)]
+        keys = [(each.block_length, each.steps, each.remasking, each.threshold, each.factor) for each in settings]
+        assert keys == [
+            (16, 8, "low_confidence", None, None),
+            (None, 8, "maskgit_plus", None, None),
+            (16, None, None, 0.5, None),
+            (16, None, None, None, 1.0),
+        ]

@@ -173,16 +173,18 @@ def test_a_line_of_another_runs_journal_is_not_taken(results_file, path, tmp_pat
         assert journal.samples == {}
 
 
-def test_dropped_samples_stay_dropped_and_can_be_done_again(results_file, caplog):
+def test_dropped_samples_stay_dropped_with_their_batch_and_can_be_done_again(results_file, caplog):
     samples = write(results_file)
     with journal_of(results_file) as journal:
-        journal.drop([1, 2, 99], "their rows were damaged")
+        journal.drop([1, 99], "their rows were damaged")
     assert caplog.messages == [f"{results_file}: 2 finished samples are done again: their rows were damaged"]
     with journal_of(results_file) as journal:
-        assert journal.samples == {0: samples[0]}
+        assert journal.samples == {2: samples[2]}
         journal.add({1: {"tokens": [7]}})
     with journal_of(results_file) as journal:
-        assert journal.samples == {0: samples[0], 1: {"tokens": [7]}}
+        assert journal.samples == {2: samples[2], 1: {"tokens": [7]}}
+        journal.drop([2, 1], "again")
+        assert journal.samples == {}
 
 
 def test_a_restart_forgets_all_and_says_why(results_file, caplog):

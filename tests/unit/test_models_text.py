@@ -69,12 +69,12 @@ def test_a_byte_level_tokenizer_keeps_spaces_and_split_characters(tmp_path):
     assert model.decode([first, unknown, second]) == f"⟨{unknown}⟩é"
 
 
-@pytest.mark.parametrize(("im_end", "expected"), [(156, [7, EOS, 155, 156]), (160, [7, EOS, 155])])
+@pytest.mark.parametrize(("im_end", "expected"), [(156, [7, EOS, 154, 155, 156]), (160, [7, EOS, 154, 155])])
 def test_a_turn_ends_with_those_end_of_turn_tokens_that_the_model_has(im_end, expected, tmp_path):
     write_llada(tmp_path)
     write_tokenizer(tmp_path, 149, {"eos_token": "w7"})
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
-    tokenizer["model"]["vocab"] |= {"<|eot_id|>": 155, "<|im_end|>": im_end}
+    tokenizer["model"]["vocab"] |= {"<|eot_id|>": 155, "<|im_end|>": im_end, "<|role_end|>": 154}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert load_model(str(tmp_path), device="cpu").eos_token_ids == expected
 

@@ -162,6 +162,27 @@ def test_rows_that_were_damaged_after_a_kill_are_made_again(tmp_path, monkeypatc
     assert any("4 finished samples are done again" in record.message for record in caplog.records)
 
 
+def test_a_damaged_sample_is_made_again_with_its_whole_batch_to_the_same_bytes(tmp_path, monkeypatch, unbroken, caplog):
+    results_file = tmp_path / "00000.json.gz"
+    kill_after(monkeypatch, 2, results_file)
+    with Journal(results_file, *identity_of(small_run())) as journal:
+        sample = next(iter(journal.samples))
+    temporary = tmp_path / ".00000.safetensors.tmp"
+    content = bytearray(temporary.read_bytes())
+    data_offset = 8 + int.from_bytes(unbroken["00000.safetensors"][:8], "little")
+    sample_bytes = (len(content) - data_offset) // 7
+    content[data_offset + sample * sample_bytes + sample_bytes // 2] ^= 1
+    temporary.write_bytes(content)
+    generate_run(small_run(), results_file)
+    assert contents(tmp_path) == unbroken
+    assert any("2 finished samples are done again" in record.message for record in caplog.records)
+
+
+def identity_of(run):
+    job = run_module.prepare(run)
+    return job.identity, job.environment
+
+
 def test_a_journal_without_its_logits_starts_over(tmp_path, monkeypatch, unbroken):
     kill_after(monkeypatch, 2, tmp_path / "00000.json.gz")
     (tmp_path / ".00000.safetensors.tmp").unlink()

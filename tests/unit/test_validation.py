@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from horizons.errors import UserError
-from horizons.store.files import results_checksum
-from horizons.validation import report_on, validate_triple
+from horizons.store.files import fingerprint, results_checksum, run_paths
+from horizons.validation import report_on, require_validated, validate_triple
 from triples import logits_checksum, random_samples, write_triple
 
 MAX_TOKENS, VOCAB_SIZE, ENTRIES = 6, 17, 6 + 5 + 3
@@ -538,8 +538,36 @@ def test_a_sound_triple_gets_a_report_and_loses_an_older_one_of_failure(results_
     report, failed = tmp_path / "00000.validation.json", tmp_path / "00000.validation.failed.json"
     failed.write_text("{}")
     report_on(results_file, report)
-    assert json.loads(report.read_text()) == {"results_file": "00000.json.gz", "sound": True, "problems": []}
+    content = json.loads(report.read_text())
+    assert {key: content[key] for key in ("results_file", "sound", "problems")} == {
+        "results_file": "00000.json.gz",
+        "sound": True,
+        "problems": [],
+    }
     assert not failed.exists()
+
+
+def test_the_report_says_which_files_were_sound_and_those_alone_are_accepted(results_file, tmp_path):
+    report = tmp_path / "00000.validation.json"
+    report_on(results_file, report)
+    triple = (results_file, *run_paths(results_file))
+    accepted = require_validated(results_file, report)
+    assert {path: known["size"] for path, known in accepted.items()} == {path: path.stat().st_size for path in triple}
+    assert accepted[triple[2]] == fingerprint(triple[2])
+    assert accepted[triple[1]]["checksum"] == read_results(results_file)["saved_logits_metadata"]["checksums"]["logits"]
+    for path in triple:
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        with pytest.raises(UserError) as refused:
+            require_validated(results_file, report)
+        assert str(refused.value) == (
+            f"{path}: has {len(content) + 1} bytes, expected {len(content)} by {report}; remove {report.name} and run "
+            "again, so that the triple is validated as it is now"
+        )
+        path.write_bytes(content)
+    report.write_text('{"results_file": "00000.json.gz", "sound": true, "problems": []}')
+    with pytest.raises(UserError, match="is of an earlier version"):
+        require_validated(results_file, report)
 
 
 def test_an_unsound_triple_keeps_its_report_and_shows_fifty_lines_of_it(results_file, tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 CANDIDATES = 5  # the most probable tokens of an entry that are kept and shown
+MATHS_VERSION = 1  # to be raised when a number of the tables is computed otherwise; older tables are then made anew
 LOWER_BOUND = "_lower_bound"  # ends the name of a column that holds no more than a bound
 
 

@@ -47,6 +47,12 @@ class Model(Section):
     mask_token_id: int | None = Field(
         None, description="Id of the mask token, where the checkpoint does not say it or says it wrongly.", ge=0
     )
+    block_size: int | None = Field(
+        None, description="Positions of a block, of a model that attends from block to block; null is its own.", ge=2
+    )
+    noise_samples: int = Field(
+        1, description="Canvases of noise that a prediction is the mean of, for a model without masks.", ge=1
+    )
 
 
 class Dataset(Section):
@@ -65,11 +71,16 @@ POLICY_KEYS = {
     "dream": ("steps", "remasking"),
     "threshold": ("block_length", "threshold"),
     "factor": ("block_length", "factor"),
+    "block_diffusion": ("steps_per_block", "remasking", "threshold"),
 }
 REMASKING = {
     "llada": ("low_confidence", "random"),
     "dream": ("maskgit_plus", "topk_margin", "entropy", "origin"),
+    "block_diffusion": ("low_confidence", "sequential"),
 }
+OPTIONAL = dict.fromkeys(POLICY_KEYS, ("steps",)) | {"block_diffusion": ("steps_per_block", "threshold")}
+# What LLaDA 2.1's decoder calls the change of tokens that are committed.
+EDITING = ("editing_threshold", "max_post_steps")
 USUAL_BLOCK = 32  # positions, where a policy decodes blocks and none are asked for
 
 
@@ -85,14 +96,16 @@ def _default_remasking(earlier: dict[str, Any]) -> str | None:
 
 def _default_horizons(earlier: dict[str, Any]) -> list[int]:
     most = earlier.get("max_tokens", 64)
-    return [h for h in (1, 2, 4, 8) if h <= min(most, earlier.get("steps") or most)]
+    return [
+        h for h in (1, 2, 4, 8) if h <= min(most, *(earlier.get(key) or most for key in ("steps", "steps_per_block")))
+    ]
 
 
 class Generation(Section):
     """How the model generates, and which predictions are saved."""
 
     max_tokens: int = Field(64, description="Tokens to generate for each prompt.", ge=1)
-    policy: Literal["llada", "dream", "threshold", "factor"] = Field(
+    policy: Literal["llada", "dream", "threshold", "factor", "block_diffusion"] = Field(
         "llada", description="Which masked positions a timestep commits; see docs/policies.md."
     )
     block_length: int | None = Field(
@@ -107,13 +120,20 @@ class Generation(Section):
     )
     temperature: Fraction = Field(0.0, description="Of the Gumbel noise on the logits; 0 is greedy.")
     cfg_scale: Fraction = Field(0.0, description="Classifier-free guidance; 0 is none. Saved logits are before it.")
-    remasking: Literal["low_confidence", "random", "maskgit_plus", "topk_margin", "entropy", "origin"] | None = Field(
+    remasking: (
+        Literal["low_confidence", "random", "sequential", "maskgit_plus", "topk_margin", "entropy", "origin"] | None
+    ) = Field(
         default_factory=_default_remasking,
-        description="Which positions stay masked. For llada: low_confidence or random; for dream: the others.",
+        description="Which positions stay masked. For llada: low_confidence or random; for block_diffusion: "
+        "low_confidence or sequential; for dream: the others.",
     )
     threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default_factory=lambda earlier: 0.9 if earlier.get("policy") == "threshold" else None,
-        description="For threshold: the probability from which a token is committed.",
+        description="For threshold: the probability from which a token is committed. For block_diffusion: that above "
+        "which all are, if they are as many as the share of the timestep.",
+    )
+    steps_per_block: int | None = Field(
+        None, description="For block_diffusion: timesteps of a block; by default as many as it has positions.", ge=1
     )
     factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default_factory=lambda earlier: 1.0 if earlier.get("policy") == "factor" else None,
@@ -147,6 +167,15 @@ class Generation(Section):
         """The most timesteps of a sample; `threshold` and `factor` may need fewer."""
         return self.steps or self.max_tokens
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_editing(cls, content: Any) -> Any:  # noqa: ANN401, what stands in the YAML
+        for key in EDITING if isinstance(content, dict) else ():
+            if key in content:
+                remedy = "tokens that are committed are not edited, for a position has one commit; remove it"
+                raise Problem(key, content[key], remedy)
+        return content
+
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> "Generation":
         if "generation.policy" not in ((info.context or {}).get("sweep") or {}):  # else each policy is checked
@@ -163,11 +192,15 @@ class Generation(Section):
             if value is not None and not used:
                 users = " and ".join(policy for policy, keys in POLICY_KEYS.items() if key in keys)
                 raise Problem(key, value, f"policy {self.policy} does not use it, only {users}; remove it")
-            if value is None and used and key != "steps":
+            if value is None and used and key not in OPTIONAL[self.policy]:
                 raise Problem(key, value, f"policy {self.policy} needs it")
         known = REMASKING.get(self.policy, (None,))
         if self.remasking not in known:
             raise Problem("remasking", self.remasking, f"policy {self.policy} has {', '.join(map(str, known))}")
+        if self.remasking == "sequential" and self.threshold is not None:
+            raise Problem(
+                "threshold", self.threshold, "remasking sequential has none; remove it, or use low_confidence"
+            )
         if self.save_logits and self.horizons_in == "positions":
             self._check_left_to_right()
         if self.block_length is None:

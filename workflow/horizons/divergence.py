@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,13 @@ from horizons.columns import LOWER_BOUND, NUMBERS, table_columns
 from horizons.errors import UserError
 from horizons.keep import Entries, Measured, keep_of
 from horizons.memory import hold_freed_memory
-from horizons.store.files import run_number
+from horizons.store.custody import write_record
+from horizons.store.files import fingerprint, reading, run_number
 from horizons.store.reader import Triple, open_triple
 from horizons.store.streams import write_members
 from horizons.store.tables import write_table
+from horizons.store.verify import PassingChecksum, verify_checksums
+from horizons.validation import require_validated
 
 
 class MeasuredSample(NamedTuple):
@@ -43,31 +46,67 @@ def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.Data
     return table_of(triple, list(measure_samples(triple, device)))
 
 
-def write_divergence(results_file: Path, table_file: Path, candidates_file: Path, device: str = "cpu") -> None:
-    """Measure a run once, and write its table and its candidates. Raises UserError."""
+def write_divergence(
+    results_file: Path,
+    validation: Path,
+    table_file: Path,
+    candidates_file: Path,
+    record_file: Path,
+    device: str = "cpu",
+) -> None:
+    """Measure a run once; write its table, its candidates, and the record of what they were made of.
+
+    Raises UserError, and writes nothing, where the triple is not what `validation`, its report, found sound. That costs
+    a checksum and no second pass: the logits of a sample are read for it just before they are measured.
+    """
     # Here, for who measures logits alone has no use for a tokenizer.
     from horizons.models.token_texts import load_text_tokenizer
 
     require_device(device)
+    made_of = require_validated(results_file, validation)
     triple = open_triple(results_file)
     model = triple.results["config"]["model"]
     tokenizer = load_text_tokenizer(
         model["name"], triple.results["environment"]["model"]["revision"], model["trust_remote_code"]
     )
-    samples = list(measure_samples(triple, device))
+    samples = list(measure_unchanged(triple, device))
     write_table(table_of(triple, samples), table_file)
     head = candidates_head(triple, samples, tokenizer)
     write_members(candidates_file, head, "samples", map(candidates_of_sample, samples))
+    made_of[validation] = fingerprint(validation)
+    write_record(record_file, "divergence", [table_file, candidates_file], made_of)
 
 
-def measure_samples(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSample]:
-    """Measure the samples of a run one after the other; of whole logits none is read twice. Raises UserError."""
+def measure_unchanged(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSample]:
+    """As `measure_samples`; raises UserError, at the end, where the logits are not those that were written."""
+    with reading(triple.logits_file):
+        checksum = PassingChecksum(triple)
+    try:
+        yield from measure_samples(triple, device, checksum.add)
+    except UserError:
+        raise
+    except Exception:
+        verify_checksums(triple)  # where nothing was changed, it is another error
+        raise
+    if checksum.result() != triple.saved["checksums"]["logits"]:
+        verify_checksums(triple)
+
+
+def measure_samples(
+    triple: Triple, device: str = "cpu", before: Callable[[int], object] | None = None
+) -> Iterator[MeasuredSample]:
+    """Measure the samples of a run one after the other; of whole logits none is read twice. Raises UserError.
+
+    `before` is called with the number of each sample before it is measured.
+    """
     hold_freed_memory()
     keep = keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype)
     mask = triple.saved.get("mask_token_id")
     if not triple.num_samples:
         raise UserError(f"{triple.results_file}: has no samples")
     for sample_idx in tqdm(range(triple.num_samples), "divergence", unit="sample", file=sys.stderr, disable=None):
+        if before is not None:
+            before(sample_idx)
         rows = triple.rows_of(sample_idx)
         metadata = pd.DataFrame(triple.metadata[rows])
         positions = metadata["relative_position"].to_numpy()

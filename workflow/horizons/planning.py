@@ -12,8 +12,8 @@ from horizons.devices import visible_devices
 from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
-from horizons.prompts import prompt_facts, shares_prompts
-from horizons.schedule import most_entries, most_remembered
+from horizons.prompts import compares_speed, prompt_facts, shares_prompts
+from horizons.schedule import check_blocks, most_entries, most_remembered
 from horizons.store.files import MAX_HEADER_SIZE
 from horizons.store.layout import ITEM_BYTES, header_size
 
@@ -97,14 +97,15 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
         runs.append(plan_run(run, last - first, size, dtype))
         if run.shard == 0:
             shards_needed.append(_shards_needed(run, samples, size, dtype))
-    jobs = STAGES_OF_A_RUN * len(runs) + STAGES_OF_ALL + shares_prompts(expanded) if saving else len(runs)
+    of_all = STAGES_OF_ALL + shares_prompts(expanded) + compares_speed(expanded)
+    jobs = STAGES_OF_A_RUN * len(runs) + of_all if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 
 def plan_run(run: Run, samples: int, vocab_size: int, dtype: str) -> RunPlan:
     """What a run that saves its logits asks for with so many samples, `dtype` that of the saved logits."""
     mode, k = run.config.capture.mode, run.config.capture.k
-    per_sample = most_entries(run.config.generation)
+    per_sample = most_entries(run.config.generation, facts_of(run.config.model).block_size)
     entries = samples * per_sample
     header = header_size(keep_of(mode, k, vocab_size, dtype).layout, samples, per_sample)
     kept = entries * bytes_per_entry(mode, k, vocab_size, dtype)
@@ -142,6 +143,18 @@ def known_vocab_size(model: Model) -> int:
     if size is None:
         raise UserError(f"{model.name}: no config.json here that says its vocab_size; give it with --vocab-size")
     return size
+
+
+def require_blocks(experiment: Experiment, source: str) -> None:
+    """Raise UserError, naming `source`, for what can't be in the blocks of a checkpoint, where those are known."""
+    for config in [run.config for run in expand_runs(experiment) if run.shard == 0]:
+        facts = facts_of(config.model)
+        if facts.block_size is None and facts.vocab_size is None:
+            continue  # nothing is known of it
+        try:
+            check_blocks(config.generation, facts.block_size)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
 
 
 def memory_mb(config: Experiment) -> int:

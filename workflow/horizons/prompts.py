@@ -126,6 +126,19 @@ def shares_prompts(runs: Iterable[Run]) -> bool:
     return any(not ids.isdisjoint(prompt_facts(dataset).ids) for other in others for dataset in other)
 
 
+def compares_speed(runs: Iterable[Run]) -> bool:
+    """Whether runs may differ in speed, by their order or their guidance, and have scores to set against it.
+
+    Raises UserError for prompts that can't be loaded.
+    """
+    runs = list(runs)
+    left_to_right = all(run.config.generation.is_left_to_right for run in runs)
+    if left_to_right and len({run.config.generation.cfg_scale > 0 for run in runs}) == 1:
+        return False
+    datasets = dict.fromkeys(run.config.dataset for run in runs)
+    return any(prompt.label is not None for dataset in datasets for prompt in load_prompts(dataset))
+
+
 def _ids_at(where: str, dataset: Dataset) -> tuple[str, ...]:
     try:
         return prompt_facts(dataset).ids

@@ -25,7 +25,7 @@ from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.models.text import warn_of_unknown
 from horizons.prompts import Prompt, load_prompts
-from horizons.schedule import most_entries
+from horizons.schedule import check_blocks, check_canvas, most_entries
 from horizons.scoring import score
 from horizons.store.background import Background
 from horizons.store.files import run_paths, temporary_path, write_results
@@ -85,12 +85,15 @@ def prepare(run: Run) -> Job:
     config = run.config
     prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
     model = load_model(**config.model.model_dump())
+    check_blocks(config.generation, model.block_size)
+    check_canvas(config.generation, model.family.canvas_length)
     requests = [
         Request(sample, prompt.id, model.encode(prompt), sample_seed(config.seed, prompt.id))
         for sample, prompt in enumerate(prompts)
     ]
     warn_of_unknown(prompts, [model.unknown_tokens(prompt) for prompt in prompts])
-    check_lengths(requests, config.generation.max_tokens, len(model.suffix_ids), model.context_length)
+    max_tokens = config.generation.max_tokens
+    check_lengths(requests, max_tokens, len(model.suffix_ids), model.context_length, model.block_size)
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
     environment = describe_environment(model.device) | {"model": model.provenance}
@@ -121,9 +124,10 @@ def _generate_tokens(job: Job, journal: Journal, results_file: Path) -> None:
 
 def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
     model, keep, generation = job.model, job.keep, job.run.config.generation
-    room = [most_entries(generation)] * len(job.requests)
+    horizons, block_size = generation.horizons, model.block_size
+    room = [most_entries(generation, block_size, len(request.prompt_ids)) for request in job.requests]
 
-    with TripleWriter(results_file, keep.layout, room, generation.horizons) as writer:
+    with TripleWriter(results_file, keep.layout, room, horizons, block_size) as writer:
         _adopt(writer, journal)
         with Background() as background:
 
@@ -148,6 +152,7 @@ def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
             "stage": "raw",
             "capture": keep.description,
             "logits_shift": model.family.logits_shift,
+            **model.description,
             "mask_token_id": model.mask_token_id,
             "eos_token_ids": model.eos_token_ids,
         }

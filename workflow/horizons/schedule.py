@@ -1,6 +1,7 @@
 """How many positions each timestep commits, where a policy knows that beforehand. No torch."""
 
 from horizons.config import Generation
+from horizons.errors import UserError
 
 DREAM_END = 0.001  # of Dream's times, which run from 1
 
@@ -48,8 +49,63 @@ def dream_share(timestep: int, steps: int) -> float:
     return 1 - then / now
 
 
-def most_entries(generation: Generation) -> int:
-    """The most entries that a sample can have."""
+def block_shares(block_size: int, steps: int) -> list[int]:
+    """How many positions each pass over a block commits at least: even shares of a whole one, the larger ones first.
+
+    Passes beyond the positions of a block have none, and are not needed.
+    """
+    share, rest = divmod(block_size, steps)
+    return [share + (number < rest) for number in range(steps)]
+
+
+def check_blocks(generation: Generation, block_size: int | None) -> None:
+    """Raise UserError for a way to generate that a model can't: one with blocks of so many positions, or without."""
+    if block_size is None:
+        if generation.policy == "block_diffusion":
+            raise UserError(
+                "generation.policy is 'block_diffusion'; this model has no blocks, so use another, such as llada"
+            )
+        return
+    if generation.policy != "block_diffusion" and not generation.is_left_to_right:
+        raise UserError(
+            f"generation.policy is {generation.policy!r}; the model predicts in blocks of {block_size}, a block only "
+            "when those before it are done, so use block_diffusion, or llada with a block_length of 1 (left to right)"
+        )
+    most, what = block_size, f"blocks of {block_size},"
+    if (steps := generation.steps_per_block) is not None and steps < block_size:
+        most, what = steps, f"blocks of {block_size} in {steps} timesteps,"
+    if generation.save_logits and max(generation.horizons) > most:
+        raise UserError(
+            f"generation.horizons is {generation.horizons}; the model predicts in {what} a block only when those "
+            f"before it are done, so none can be above {most}"
+        )
+
+
+def check_canvas(generation: Generation, canvas_length: int | None) -> None:
+    """Raise UserError for a way to generate that a model without masks, with a canvas of noise, can't."""
+    if canvas_length is None:
+        return
+    if not generation.is_left_to_right:
+        raise UserError(
+            f"generation.policy is {generation.policy!r}; this model has no masks and is decoded left to right alone, "
+            "with policy llada and a block_length of 1"
+        )
+    if generation.cfg_scale > 0:
+        raise UserError(f"generation.cfg_scale is {generation.cfg_scale}; this model has no masks to hide a prompt by")
+    if generation.save_logits and max(generation.horizons) > canvas_length:
+        raise UserError(
+            f"generation.horizons is {generation.horizons}; the model's canvas has {canvas_length} positions"
+        )
+
+
+def most_entries(generation: Generation, block_size: int | None = None, prompt_length: int = 0) -> int:
+    """The most entries that a sample can have.
+
+    Of a model that attends from block to block with its grid from the prompt's first token on; without a prompt's
+    length it is the most of all.
+    """
+    if block_size is not None:
+        return _most_entries_in_blocks(generation, block_size, prompt_length)
     commits = planned_commits(generation)
     if commits is None:
         # Each timestep of `threshold` and `factor` commits at least one, and the earlier a position is committed the
@@ -57,6 +113,21 @@ def most_entries(generation: Generation) -> int:
         tokens, timesteps = generation.max_tokens, generation.timesteps
         commits = [0] * (timesteps - 1) + [tokens] if generation.policy == "dream" else [1] * tokens
     return sum(sum(commits[horizon - 1 :]) for horizon in generation.horizons)
+
+
+def _most_entries_in_blocks(generation: Generation, block_size: int, prompt_length: int) -> int:
+    """`most_entries` where each block is a beginning of its own, and its last pass has its largest horizon."""
+    left, begin, found = generation.max_tokens, prompt_length % block_size, 0
+    shares = [1] * block_size
+    if generation.policy == "block_diffusion" and generation.steps_per_block is not None:
+        shares = block_shares(block_size, generation.steps_per_block)
+    while left:
+        recorded = min(left, block_size - begin)
+        # Left to right what lies beyond max_tokens is not decoded; else it can be before what is recorded.
+        masks = recorded if generation.is_left_to_right else block_size - begin
+        found += sum(max(0, min(recorded, masks - sum(shares[: horizon - 1]))) for horizon in generation.horizons)
+        left, begin = left - recorded, 0
+    return found
 
 
 def most_remembered(generation: Generation) -> int:

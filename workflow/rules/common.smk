@@ -1,6 +1,7 @@
 """What several stages ask of an experiment's config, and how a figure is declared."""
 
 import os
+import signal
 import sys
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,13 @@ from horizons.config import (
     require_experiment,
 )
 from horizons.errors import UserError
+from horizons.logs import INTERRUPTED
 from horizons.models.facts import checkpoint_files
-from horizons.planning import memory_mb, missing_room, run_minutes
-from horizons.prompts import local_path, require_samples, shares_prompts
+from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
+from horizons.prompts import compares_speed, local_path, require_samples, shares_prompts
 from horizons.recorded import difference, same_runs
+from horizons.store.aside import set_aside
+from horizons.store.custody import SEAL, NoRecord, change_since, read_sealed, record_of_run
 
 CONFIG = Path("config")
 
@@ -27,6 +31,8 @@ CONFIG = Path("config")
 # On a cluster where the workflow was started: each takes seconds, once an experiment, and reads tables alone.
 localrules:
     plot,
+    plot_any_order,
+    speed,
     explorer,
     compare,
     summarize,
@@ -34,6 +40,8 @@ localrules:
 
 ASKED_FOR = set()  # experiments
 MADE_WITH_ANOTHER_CONFIG = {}  # results files: in what it differs
+WAS_INTERRUPTED = []  # the signals of Ctrl-C
+NOT_WHOLE = {}  # files that are made anew: what is wrong with them, or with what they were made of
 
 
 @cache
@@ -45,6 +53,7 @@ def experiment_of(experiment: str) -> Experiment:
         found = load_experiment(path)
         if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
             require_samples(found, str(path))
+            require_blocks(found, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
     return found
@@ -96,30 +105,121 @@ def redo_if_made_with_another_config(wildcards) -> None:
         workflow.dag.forcefiles.add(path)
 
 
+def validation_of(wildcards) -> str:
+    """The validation report of a run; a table that is not whole is made anew, and a report that is not, for it."""
+    stem = f"results/{wildcards.experiment}/{wildcards.run}"
+    table, validation = Path(f"{stem}.divergence.csv"), Path(f"{stem}.validation.json")
+    if looks_at_results():
+        if table.exists() and (found := change_since(record_of_run(table), "divergence")):
+            make_anew(table, found)
+        if validation.exists() and (not table.exists() or str(table) in NOT_WHOLE):
+            try:
+                read_sealed(validation)
+            except NoRecord as error:
+                make_anew(validation, error.problem)
+    return expand(pattern_of(rules.validate.output.report), **wildcards)[0]
+
+
+def make_anew(path: Path, reason: str) -> None:
+    """Have Snakemake make a file anew, as one named after --forcerun; `onstart` says why."""
+    NOT_WHOLE[str(path)] = reason
+    workflow.dag.forcefiles.add(str(path))
+
+
 def results_of(wildcards) -> list[str]:
-    """The results of all runs of an experiment, for its summary; a summary of other runs is made anew."""
+    """The results of all runs of an experiment, for its summary; one that is not of what is there is made anew."""
     summary = Path("results", wildcards.experiment, "summary.csv")
     if looks_at_results():
         require_for_report(summary)
-        recorded = summary.with_name("experiment.yaml")
-        if summary.exists() and not same_runs(experiment_of(wildcards.experiment), recorded):
+        if summary.exists() and not same_runs(
+            experiment_of(wildcards.experiment), summary.with_name("experiment.yaml")
+        ):
             workflow.dag.forcefiles.add(str(summary))
+        elif summary.exists() and (found := change_since(summary.with_name(SEAL), "summary", read=True)):
+            make_anew(summary, found)
     return of_all_runs(rules.generate.output.results, wildcards.experiment)
 
 
-def comparison_of(wildcards) -> list[str]:
-    """The comparison of an experiment whose swept points share prompts; of any other there is none."""
-    compared = shares_prompts(runs_of(wildcards.experiment).values())
-    return expand(pattern_of(rules.compare.output.table), experiment=wildcards.experiment) if compared else []
+@cache
+def has_comparison(experiment: str) -> bool:
+    """Whether swept points of an experiment share prompts, on which they are compared."""
+    return shares_prompts(runs_of(experiment).values())
+
+
+def is_left_to_right(experiment: str) -> bool:
+    """Whether every run of an experiment commits one position a timestep, the next one."""
+    return all(run.config.generation.is_left_to_right for run in runs_of(experiment).values())
+
+
+def tables_of(wildcards, left_to_right: bool) -> list[str]:
+    """The tables of all runs for the rule that draws experiments of this order; for the other a file that is not there.
+
+    Two rules make most figures, one for each order; Snakemake takes the one whose inputs are there.
+    """
+    if is_left_to_right(wildcards.experiment) == left_to_right:
+        return of_all_runs(rules.divergence.output.table, wildcards.experiment)
+    order = "one left to right" if left_to_right else "one that is not left to right"
+    return local(f"config/{wildcards.experiment}.yaml as {order}")
+
+
+def pages_of(wildcards) -> list[str]:
+    """The figures that an experiment has, its explorer and its comparison."""
+    drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
+    outputs = [*drawn, rules.explorer.output.page]
+    outputs += rules.speed.output if has_speeds(wildcards.experiment) else []
+    outputs += rules.compare.output if has_comparison(wildcards.experiment) else []
+    return [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
+
+
+@cache
+def has_speeds(experiment: str) -> bool:
+    """Whether scores of an experiment are set against its speeds."""
+    return compares_speed(runs_of(experiment).values())
 
 
 def require_for_report(summary: Path) -> None:
-    """End with one line where --report is asked for before there is a summary; Snakemake's own has no remedy."""
+    """End with one line where --report is asked for and there is no summary of what is there; Snakemake's own line has
+    no remedy.
+    """
     asked = any(argument == "--report" or argument.startswith("--report=") for argument in sys.argv)
-    if asked and "--report-after-run" not in sys.argv and not summary.exists():
-        raise SystemExit(
-            f"{summary}: not made yet, so there is nothing to report; first run snakemake --cores all {summary}"
-        )
+    if not asked or "--report-after-run" in sys.argv:
+        return
+    found = f"{summary}: not made yet" if not summary.exists() else change_since(summary.with_name(SEAL), "summary")
+    if found:
+        raise SystemExit(f"{found}, so there is nothing to report; first run snakemake --cores all {summary}")
+
+
+def break_seals() -> None:
+    """Remove the record of each summary of whose files one is about to be replaced.
+
+    So the summary does not speak for them if the workflow is killed or fails before it is made anew: without its record
+    the next start makes it anew, and with it whatever is missing then.
+    """
+    for job in workflow.dag.needrun_jobs():
+        experiment = job.wildcards.get("experiment")
+        if experiment is not None and any(Path(output).exists() for output in job.output):
+            Path("results", experiment, SEAL).unlink(missing_ok=True)
+
+
+def spare_finished_runs() -> None:
+    """Set aside the triples that count as unfinished, so that their jobs can find them finished.
+
+    They got their names and the workflow was killed before it noted that; Snakemake removes them when their jobs start.
+    """
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name in ("generate", "generate_tokens"):
+            if workflow.async_run(workflow.persistence.incomplete(job)):
+                set_aside(Path(job.output.results))
+
+
+def note_interruption(number, frame) -> None:
+    """Handle Ctrl-C as Python does, and remember it: Snakemake tells it from no other end of a workflow."""
+    WAS_INTERRUPTED.append(number)
+    raise KeyboardInterrupt
+
+
+if workflow.is_main_process:
+    signal.signal(signal.SIGINT, note_interruption)
 
 
 def looks_at_results() -> bool:
@@ -175,17 +275,30 @@ def points_of(experiment: str) -> dict[str, dict]:
 
 
 onstart:
+    if NOT_WHOLE:
+        path, found = min(NOT_WHOLE.items())
+        others = len(NOT_WHOLE) - 1
+        logger.warning(f"{path}: is made anew{f', and {others} more' if others else ''}; {found}")
     if MADE_WITH_ANOTHER_CONFIG:
         path, found = min(MADE_WITH_ANOTHER_CONFIG.items())
         others = len(MADE_WITH_ANOTHER_CONFIG) - 1
         logger.warning(f"{path}: was made with {found}; it is made anew{f', and {others} more' if others else ''}")
     # Snakemake would end in a traceback when it clears the way for the first output.
+    here = not workflow.storage_settings.default_storage_provider
     for folder in (Path("results", experiment) for experiment in ASKED_FOR):
         if folder.exists() and not os.access(folder, os.W_OK):
             raise SystemExit(f"{folder}: can't be written to; is it, or its disk, read-only?")
-        here = not workflow.storage_settings.default_storage_provider
         if here and (line := missing_room(experiment_of(folder.name), folder)):
             logger.warning(line)
+    if here:
+        break_seals()
+        spare_finished_runs()
+
+
+onerror:
+    if WAS_INTERRUPTED:
+        print("interrupted; run it again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def figure(name: str, question: str) -> str:

@@ -1,17 +1,19 @@
 """Compare every prediction with the final prediction of its position.
 
-Input: a sound triple, and the tokenizer of its model. Output: a table with one row an entry, and the five most probable
-tokens of each with their texts. Both come of one pass over the logits.
+Input: a triple as it was found sound, and the tokenizer of its model. Output: a table with one row an entry, the five
+most probable tokens of each with their texts, and the record of what both were made of. All come of one pass over the
+logits.
 """
 
 
 rule divergence:
     input:
         **rules.generate.output,
-        validation=rules.validate.output.report,
+        validation=validation_of,
     output:
         table="results/{experiment}/{run}.divergence.csv",
         candidates="results/{experiment}/{run}.candidates.json.gz",
+        record="results/{experiment}/{run}.divergence.json",
     log:
         "logs/divergence/{experiment}/{run}.log",
     benchmark:

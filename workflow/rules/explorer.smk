@@ -1,6 +1,6 @@
 """Build the page in which every prediction of an experiment can be looked at.
 
-Input: the tables, results and candidates of all its runs, and the parts of the page. Output: `explorer.html`.
+Input: the tables, results and candidates of all its runs, the records that say which those are, and the parts of the page. Output: `explorer.html`.
 """
 
 
@@ -8,6 +8,7 @@ rule explorer:
     input:
         tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
         page=local("workflow/report/explorer/explorer.html"),
         style=local("workflow/report/explorer/explorer.css"),

@@ -1,9 +1,10 @@
 """Summarize an experiment: statistics of each run and horizon.
 
-Input: the tables, candidates and results of all its runs; the plots, the page and the comparison too, which are not
-read, so that whoever asks for the summary gets all there is of an experiment. Output: `summary.csv`; for readers the
-main part of it, and what the runs were made with, as HTML; and `experiment.yaml`, from which all of it can be made
-again.
+Input: the tables, candidates and results of all its runs; their validation, the plots, the page and
+the comparison too, so that whoever asks for the summary gets all there is of an experiment. Output: `summary.csv`; for
+readers the main part of it, and what the runs were made with, as HTML; `experiment.yaml`, from which all of it can be made again; and `summary.json`, the record of
+what the summary was made of. It is removed before anything of that is replaced, and without it the summary is made
+anew.
 """
 
 
@@ -11,10 +12,10 @@ rule summarize:
     input:
         tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         results=results_of,
-        plots=rules.plot.output,
-        explorer=rules.explorer.output.page,
-        comparison=comparison_of,
+        validations=lambda wildcards: of_all_runs(rules.validate.output.report, wildcards.experiment),
+        pages=pages_of,
     output:
         summary=report(
             "results/{experiment}/summary.csv",
@@ -38,6 +39,7 @@ rule summarize:
             labels={"result": "Config and environment"},
         ),
         experiment="results/{experiment}/experiment.yaml",
+        seal="results/{experiment}/summary.json",
     log:
         "logs/summarize/{experiment}.log",
     benchmark:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from horizons.devices import claim_devices
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.devices import claim_devices
+
         claim_devices(snakemake.resources.get("gpu", 0), snakemake.params.device)
 
         import torch
@@ -16,7 +17,9 @@ if __name__ == "__main__":
         torch.set_num_threads(snakemake.threads)
         write_divergence(
             Path(snakemake.input.results),
+            Path(snakemake.input.validation),
             Path(snakemake.output.table),
             Path(snakemake.output.candidates),
+            Path(snakemake.output.record),
             snakemake.params.device,
         )

@@ -3,17 +3,24 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.report.explorer import explorer_page
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.report.explorer import explorer_page
+        from horizons.store.custody import check_inputs
+        from horizons.store.files import write_text
+
+        tables, results, candidates = (
+            [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates")
+        )
+        check_inputs([*tables, *results, *candidates])
         page = explorer_page(
             snakemake.wildcards.experiment,
-            [Path(path) for path in snakemake.input.tables],
+            tables,
             snakemake.params.points,
-            [Path(path) for path in snakemake.input.results],
-            [Path(path) for path in snakemake.input.candidates],
+            results,
+            candidates,
             {part: Path(snakemake.input[part]) for part in ("page", "style", "script")},
             snakemake.params.samples,
         )
-        Path(snakemake.output.page).write_text(page, encoding="utf-8")
+        write_text(Path(snakemake.output.page), page)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from horizons.config import Run
-from horizons.devices import claim_devices
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.config import Run
+        from horizons.devices import claim_devices
+        from horizons.store.aside import forget_aside, take_back
+
         run = Run.from_dict(snakemake.params.run)
         claim_devices(snakemake.resources.get("gpu", 0), run.config.model.device)
 
@@ -18,4 +20,7 @@ if __name__ == "__main__":
         torch.set_num_threads(snakemake.threads)
         # Sharp attention leaves numbers below 1e-38, with which a CPU is several times slower; they become 0.
         torch.set_flush_denormal(True)
-        generate_run(run, Path(snakemake.output.results))
+        results_file = Path(snakemake.output.results)
+        take_back(results_file)
+        generate_run(run, results_file)
+        forget_aside(results_file)

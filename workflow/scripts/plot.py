@@ -3,16 +3,21 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.report.plots import draw
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.report.plots import draw
+        from horizons.store.custody import check_inputs
+
+        tables, candidates = ([Path(path) for path in snakemake.input[name]] for name in ("tables", "candidates"))
+        check_inputs([*tables, *candidates])
         draw(
-            [Path(path) for path in snakemake.input.tables],
+            tables,
             snakemake.params.points,
-            [Path(path) for path in snakemake.input.candidates],
+            candidates,
             snakemake.params.samples,
             Path(snakemake.input.style),
             Path(snakemake.output[0]).parent,
             snakemake.threads,
+            snakemake.params.left_to_right,
         )

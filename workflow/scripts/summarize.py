@@ -1,30 +1,34 @@
-"""Summarize the tables of an experiment, and keep its config beside them."""
+"""Summarize the tables of an experiment, and keep its config beside them, and what all of it was made of."""
 
 from pathlib import Path
 
-import yaml
-
-from horizons.config import expand_runs, parse_experiment
 from horizons.logs import stage_log
-from horizons.recorded import require_recorded
-from horizons.report.pages import describe_runs, readable_summary, table_page
-from horizons.report.summary import summarize
-from horizons.store.tables import write_table
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        results_files = [Path(path) for path in snakemake.input.results]
+        import yaml
+
+        from horizons.config import expand_runs, parse_experiment
+        from horizons.recorded import require_recorded
+        from horizons.report.pages import describe_runs, readable_summary, table_page
+        from horizons.report.summary import summarize
+        from horizons.store.custody import check_inputs, write_record
+        from horizons.store.files import fingerprint, write_text
+        from horizons.store.tables import write_table
+
+        tables, results, candidates, pages = (
+            [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates", "pages")
+        )
+        summary_file, experiment_file, readable, provenance, seal = (
+            Path(snakemake.output[name]) for name in ("summary", "experiment", "readable", "provenance", "seal")
+        )
         source = f"config/{snakemake.wildcards.experiment}.yaml"
         experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
-        require_recorded(results_files, expand_runs(experiment), source)
-        table_files = [Path(path) for path in snakemake.input.tables]
-        candidates_files = [Path(path) for path in snakemake.input.candidates]
-        summary = summarize(table_files, snakemake.params.points, results_files, candidates_files, snakemake.threads)
-        write_table(summary, Path(snakemake.output.summary))
-        Path(snakemake.output.experiment).write_text(snakemake.params.experiment, encoding="utf-8")
-        pages = {
-            snakemake.output.readable: table_page("Summary", readable_summary(summary)),
-            snakemake.output.provenance: table_page("Config and environment", describe_runs(results_files)),
-        }
-        for path, page in pages.items():
-            Path(path).write_text(page, encoding="utf-8")
+        require_recorded(results, expand_runs(experiment), source)
+        made_of = check_inputs([*tables, *results, *candidates]) | {page: fingerprint(page) for page in pages}
+        summary = summarize(tables, snakemake.params.points, results, candidates, snakemake.threads)
+        write_table(summary, summary_file)
+        write_text(experiment_file, snakemake.params.experiment)
+        write_text(readable, table_page("Summary", readable_summary(summary)))
+        write_text(provenance, table_page("Config and environment", describe_runs(results)))
+        write_record(seal, "summary", [summary_file, experiment_file, readable, provenance], made_of)

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from horizons.logs import stage_log
-from horizons.validation import report_on
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.validation import report_on
+
         report_on(Path(snakemake.input.results), Path(snakemake.output.report))

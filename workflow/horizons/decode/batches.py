@@ -12,6 +12,7 @@ from horizons.decode.trace import Commits
 from horizons.entries import entries_of
 from horizons.errors import UserError
 from horizons.models.base import MaskedModel
+from horizons.models.session import tail_length
 
 # Called with the samples of a batch before their first commit; again where the batch is done again in halves.
 OnBegin = Callable[[list[int]], None]
@@ -71,11 +72,18 @@ def batches_by_length(requests: Sequence[Request], batch_size: int) -> list[list
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
-def check_lengths(requests: Sequence[Request], max_tokens: int, suffix_length: int, context_length: int | None) -> None:
+def check_lengths(
+    requests: Sequence[Request],
+    max_tokens: int,
+    suffix_length: int,
+    context_length: int | None,
+    block_size: int | None = None,
+) -> None:
     """Raise UserError where a prompt and what is generated after it do not fit the model's context."""
     for request in requests:
         length = len(request.prompt_ids)
         needed = length + max_tokens + suffix_length
+        needed += tail_length(needed, block_size)
         if context_length is not None and needed > context_length:
             raise UserError(
                 f"prompt {request.question_id!r}: {length} tokens and generation.max_tokens {max_tokens} need {needed} "
@@ -116,7 +124,9 @@ def generate(
         done.update(batch)
         while next_sample in done:
             decoded = done.pop(next_sample)
-            entries = entries_of([positions for positions, _ in decoded.steps], settings.horizons)
+            commits = [positions for positions, _ in decoded.steps]
+            block_size = getattr(model, "block_size", None)
+            entries = entries_of(commits, settings.horizons, len(prompts[next_sample]), block_size)
             found = [logits.pop((next_sample, entry.relative_position, entry.horizon)) for entry in entries if logits]
             stacked = torch.stack(found) if found else torch.empty(0, model.vocab_size)
             yield torch.tensor(decoded.output_ids(model.mask_token_id)), stacked

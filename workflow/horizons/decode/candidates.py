@@ -15,3 +15,7 @@ class Candidates(NamedTuple):
     tokens: torch.Tensor  # (n,)
     generators: Sequence[torch.Generator]  # one for each row of the batch
     mask_token_id: int
+    # Of a model that attends from block to block: how many timesteps each row's block, (batch,), has taken before this
+    # one, and the positions of a block.
+    passes: torch.Tensor | None = None
+    block_size: int | None = None

@@ -12,7 +12,7 @@ from horizons.decode.choose import choose
 from horizons.decode.policies import policy_of
 from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
-from horizons.models.session import Session
+from horizons.models.session import open_session
 
 OnCommits = Callable[[Commits], None]
 
@@ -78,15 +78,19 @@ class _Batch:
         prompts = [request.prompt_ids for request in requests]
         self.model, self.settings, self.on_commits = model, settings, on_commits
         self.policy = policy_of(settings)
-        self.session = Session(model, prompts, settings.max_tokens)
+        seeds = [request.seed for request in requests]
+        self.session = open_session(model, prompts, settings.max_tokens, seeds)
         self.free = None
         if settings.cfg_scale > 0:
             # The same canvases without their prompts, for classifier-free guidance.
-            self.free = Session(model, [[model.mask_token_id] * len(ids) for ids in prompts], settings.max_tokens)
+            masked = [[model.mask_token_id] * len(ids) for ids in prompts]
+            self.free = open_session(model, masked, settings.max_tokens, seeds)
         self.requests = list(requests)
-        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-        self.masked = torch.ones(len(requests), settings.max_tokens, dtype=torch.bool)
-        self.ends = torch.full((len(requests),), settings.max_tokens)  # where each text ends, as far as is known
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.masked = self.session.region(self.policy.whole_blocks)
+        self.ends = torch.full((len(requests),), self.masked.shape[1])  # where each text ends, as far as is known
+        # Of a model that attends from block to block: the block that each row is in, and its timesteps before this one.
+        self.blocks = self.passes = torch.full((len(requests),), -1)
         self.horizons = settings.horizons if on_commits is not None else [1]
         self.trace = Trace(self.horizons)
         self.history: list[_Step] = []
@@ -106,6 +110,8 @@ class _Batch:
         asked = torch.zeros_like(self.masked)
         for horizon in self.horizons:
             asked |= self.policy.may_commit(self.masked, timestep, horizon - 1)
+        asked &= self.session.reachable(self.masked)
+        self._count_passes()
         rows, positions = asked.nonzero(as_tuple=True)
         logits = self.session.logits(rows, positions)
         self._note_extremes(timestep, rows, positions, logits)
@@ -116,10 +122,17 @@ class _Batch:
         scores = self._scores(logits, candidates, rows, positions)
         mask = self.model.mask_token_id
         tokens = choose(scores, self.settings.temperature, mask, rows, self.generators)
-        offered = Candidates(rows, positions, scores, tokens, self.generators, mask)
+        block_size = self.session.block_size
+        offered = Candidates(rows, positions, scores, tokens, self.generators, mask, self.passes, block_size)
         if len(rows) and (chosen := self.policy.commit(timestep, offered)) is not None:
             rows, positions, tokens = rows[chosen], positions[chosen], tokens[chosen.to(tokens.device)]
         self._commit(timestep, rows, positions, tokens)
+
+    def _count_passes(self) -> None:
+        if self.session.block_size is not None:
+            blocks = self.session.current_blocks(self.masked)
+            self.passes = torch.where(blocks == self.blocks, self.passes + 1, 0)
+            self.blocks = blocks
 
     def _scores(
         self, logits: torch.Tensor, candidates: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor
@@ -133,17 +146,32 @@ class _Batch:
         return free + (self.settings.cfg_scale + 1) * (scores - free)
 
     def _commit(self, timestep: int, rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> None:
+        if len(rows):
+            for session in (self.session, self.free):
+                if session is not None:
+                    session.reveal(rows, positions, tokens)
+            self.masked[rows, positions] = False
+        if self.policy.whole_blocks:  # what lies beyond takes part in decoding alone
+            recorded = positions < self.settings.max_tokens
+            rows, positions, tokens = rows[recorded], positions[recorded], tokens[recorded.to(tokens.device)]
         samples = [self.requests[row].sample for row in rows.tolist()]
         self.history.append(_Step([request.sample for request in self.requests], samples, positions.tolist(), tokens))
-        if not len(rows):
-            return
-        if self.on_commits is not None:
+        if len(rows) and self.on_commits is not None:
+            self._hand_over(timestep, samples, rows, positions, tokens)
+
+    def _hand_over(
+        self, timestep: int, samples: list[int], rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor
+    ) -> None:
+        """Give commits away with their predictions, those together that have the same horizons."""
+        if self.session.block_size is None:
             predictions = self.trace.predictions(timestep, rows, positions)
             self.on_commits(Commits(timestep, samples, positions.tolist(), tokens, predictions))
-        for session in (self.session, self.free):
-            if session is not None:
-                session.reveal(rows, positions, tokens)
-        self.masked[rows, positions] = False
+            return
+        for chosen in self.trace.alike(timestep, rows, positions):
+            predictions = self.trace.predictions(timestep, rows[chosen], positions[chosen])
+            alike = [sample for sample, is_chosen in zip(samples, chosen.tolist(), strict=True) if is_chosen]
+            tokens_of = tokens[chosen.to(tokens.device)]
+            self.on_commits(Commits(timestep, alike, positions[chosen].tolist(), tokens_of, predictions))
 
     def _finished(self, timesteps: int) -> torch.Tensor:
         """Which rows are done after so many: nothing is masked, or with stop_at_eos nothing before their end."""
@@ -159,8 +187,9 @@ class _Batch:
         for sample, position, token in zip(step.samples, step.positions, tokens, strict=True):
             if token in self.model.eos_token_ids:
                 self.ends[row_of[sample]] = min(position, int(self.ends[row_of[sample]]))
-        before_end = self.masked & (torch.arange(self.settings.max_tokens) < self.ends[:, None])
-        return done | (self.ends < self.settings.max_tokens) & ~before_end.any(1)
+        most = self.masked.shape[1]
+        before_end = self.masked & (torch.arange(most) < self.ends[:, None])
+        return done | (self.ends < most) & ~before_end.any(1)
 
     def _let_go(self, done: torch.Tensor) -> None:
         """Take rows out of the batch."""
@@ -174,6 +203,7 @@ class _Batch:
         if not kept:
             return
         self.masked, self.ends = self.masked[rows], self.ends[rows]
+        self.blocks, self.passes = self.blocks[rows], self.passes[rows]
         self.trace.keep(rows)
         for session in (self.session, self.free):
             if session is not None:

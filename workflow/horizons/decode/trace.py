@@ -42,12 +42,28 @@ class Trace:
         self._timesteps.pop(timestep - max(self._horizons), None)
 
     def predictions(self, timestep: int, rows: torch.Tensor, positions: torch.Tensor) -> dict[int, torch.Tensor]:
-        """By horizon h, what was predicted h - 1 timesteps before for positions (n,) of rows (n,): (n, vocab_size)."""
+        """By horizon h, what was predicted h - 1 timesteps before for positions (n,) of rows (n,): (n, vocab_size).
+
+        The positions are `alike`, so that a prediction is there for each of them or for none.
+        """
         found = {}
         for horizon in self._horizons:
             if (remembered := self._timesteps.get(timestep - horizon + 1)) is not None:
-                found[horizon] = _take(remembered.logits, remembered.row_of[rows, positions])
+                index = remembered.row_of[rows, positions]
+                if bool((index >= 0).any()):
+                    found[horizon] = _take(remembered.logits, index)
         return found
+
+    def alike(self, timestep: int, rows: torch.Tensor, positions: torch.Tensor) -> list[torch.Tensor]:
+        """Positions (n,) of rows (n,) by what was predicted for them: for each kind which, (n,) bool.
+
+        There are several kinds where a row was not asked as early as another, in a model that attends from block to
+        block.
+        """
+        remembered = [self._timesteps.get(timestep - horizon + 1) for horizon in self._horizons]
+        asked = torch.stack([found.row_of[rows, positions] >= 0 for found in remembered if found is not None], 1)
+        kinds, kind_of = asked.unique(dim=0, return_inverse=True)
+        return [kind_of == kind for kind in range(len(kinds))]
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with some rows of the batch (ascending); the others have left it."""

@@ -11,11 +11,24 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "load_model", "load_tokenizer"]
 
-# The adapter of each `model_type`, a module of this package with a function `load`. Every other masked LM that
-# transformers knows goes through `masked_lm`, and what it does not know through `remote`.
+# The adapter of each architecture or `model_type`, a module of this package with a function `load`; the architecture
+# decides where both are here. Every other masked LM that transformers knows goes through `masked_lm`, and what it does
+# not know through `remote`.
 FAMILIES = {
+    "LLaDAMoEModelLM": "llada_moe",  # whose published model_type is llada
+    "ILLaDAForCausalLM": "illada",
     "llada": "llada",
+    "lladamoe": "llada_moe",
+    "illada": "illada",
     "Dream": "dream",
+    "sdar": "sdar",
+    "llada2_moe": "llada2",
+    "diffusion_gemma": "diffusion_gemma",
+}
+
+# What would be computed wrongly through a checkpoint's own code, by `model_type`, and why.
+REFUSED = {
+    "sdar_moe": "attends from block to block, and there are no published values to test it against",
 }
 
 

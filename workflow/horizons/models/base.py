@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from horizons.errors import UserError, first_line
+from horizons.models.blocks import Past
 from horizons.models.session import CanvasModel
 from horizons.models.text import Unknown, content_of, encode_text, find_unknown, render_chat
 from horizons.prompts import Prompt
@@ -24,11 +25,17 @@ class Family:
 
     network: torch.nn.Module
     context_length: int | None
+    block_size: int | None = None  # a position sees its block of so many and those before; None: the whole canvas
     logits_shift: int = 0  # 1: the output at position i is the prediction for the token at i + 1
+    has_experts: bool = False  # to which a rounding can send a token otherwise
     head_on_asked_rows: bool = True  # the network is a base model and an LM head that takes its hidden states
     mask_id_in_tokenizer: bool = False  # the tokenizer decides which token is the mask; else config.json does
     # transformers' own tokenizers for those whose class is in the checkpoint's code, by the name of that class
     tokenizer_classes: dict[str, type] = field(default_factory=dict)
+    # Of a model without a mask token, whose unrevealed positions hold noise: how many of them it sees, and its own kind
+    # of `CheckpointModel`.
+    canvas_length: int | None = None
+    model_class: "type[CheckpointModel] | None" = None
 
 
 @dataclass
@@ -52,6 +59,16 @@ class CheckpointModel:
         """The most tokens of a canvas, None where the checkpoint sets no bound."""
         return self.family.context_length
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the results say of a prediction, where it is not the model's output for a mask."""
+        return {}
+
+    @property
+    def block_size(self) -> int | None:
+        """The positions of a block, from that of the prompt's first token on; None where all see the whole canvas."""
+        return self.family.block_size
+
     @torch.inference_mode()
     def forward(
         self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None, rows: torch.Tensor, columns: torch.Tensor
@@ -63,10 +80,39 @@ class CheckpointModel:
         """
         columns = columns - self.family.logits_shift
         inputs = {"input_ids": token_ids.to(self.device)}
-        if attention_mask is not None:
+        if self.block_size is not None:
+            seen = seen_in_blocks(token_ids.shape[1], self.block_size, attention_mask)
+            inputs["attention_mask"] = additive_mask(seen, self.dtype).to(self.device)
+        elif attention_mask is not None:
             inputs["attention_mask"] = attention_mask.to(self.device)
         if not self.family.head_on_asked_rows:
             return _select(self.family.network(**inputs).logits, rows, columns).to(self.device)
+        return self._asked_logits(inputs, rows, columns)
+
+    @torch.inference_mode()
+    def forward_after(
+        self,
+        token_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        seen: torch.Tensor,
+        past: Past,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """As `forward`, for pieces of canvases that follow what is kept of them; see `BlockModel`."""
+        inputs = {
+            "input_ids": token_ids.to(self.device),
+            "position_ids": position_ids.to(self.device),
+            "attention_mask": additive_mask(seen, self.dtype).to(self.device),
+            "past_key_values": past,
+        }
+        if len(rows):
+            return self._asked_logits(inputs, rows, columns)
+        self.family.network.base_model(**inputs)
+        return None
+
+    def _asked_logits(self, inputs: dict[str, Any], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Logits (n, vocab_size) at rows and columns (n,) of what a network with an LM head is given."""
 
         def keep_asked(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401
             output.last_hidden_state = _select(output.last_hidden_state, rows, columns)[None]
@@ -146,6 +192,24 @@ class CheckpointModel:
     @cached_property
     def _tokenizer_ids(self) -> frozenset[int]:
         return frozenset(self.tokenizer.get_vocab().values())
+
+
+def seen_in_blocks(length: int, block_size: int, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Which positions each sees, (batch or 1, length, length) bool: those of its own block and of the blocks before it.
+
+    The grid begins at 0. `attention_mask` (batch, length) is 0 on padding, which none sees.
+    """
+    blocks = torch.arange(length) // block_size
+    seen = (blocks[None, :] <= blocks[:, None])[None]
+    return seen if attention_mask is None else seen & attention_mask.cpu().bool()[:, None, :]
+
+
+def additive_mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the scores of each head, (batch, 1, queries, keys), where `seen` (batch, queries, keys) is bool.
+
+    Added and not boolean, for transformers' eager attention would add True and False themselves.
+    """
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _select(values: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from horizons.errors import UserError
-from horizons.models.facts import checkpoint_files, local_folder
+from horizons.models.facts import block_size_of, checkpoint_files, local_folder
 from horizons.models.files import read_generation_config, require_whole_model, require_whole_weights
 from horizons.models.hub import download
 
@@ -30,6 +30,7 @@ class Checkpoint:
     device_map: str | torch.device  # a device, or "auto" to spread the layers over all GPUs
     trust_remote_code: bool = False
     mask_token_id: int | None = None  # as the experiment says it, against what the checkpoint does
+    block_size: int | None = None  # the same
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
@@ -40,14 +41,28 @@ class Checkpoint:
         """The error for something in config.json that can't be used."""
         return UserError(f"{self.name}: config.json: {problem}")
 
+    def require_block_size(self) -> int:
+        """The positions of a block: the experiment's, else the checkpoint's. Raises ValueError where it can't be."""
+        stored = self.config.get("block_size")
+        size = block_size_of(self.config, self.block_size)
+        if size is None:
+            said = "missing" if stored is None else f"{stored!r}"
+            raise ValueError(f"block_size is {said}; it must be a positive integer, so give model.block_size")
+        if size == 1:
+            raise ValueError("block_size is 1; the model would be a causal one, so blocks have 2 positions or more")
+        return size
+
     def load_network(
         self,
         network_class: Any,  # noqa: ANN401, a model class of transformers or one of its Auto classes
         stored_name: Callable[[str], str] = str,
         ignored_weights: Callable[[str], bool] = lambda _: False,
+        state_dict: dict[str, Any] | None = None,
         **options: Any,  # noqa: ANN401
     ) -> torch.nn.Module:
         """`network_class.from_pretrained` of the folder, which maps the weights instead of copying them.
+
+        With a `state_dict`, as `parts.state_of` gives it, of that instead.
 
         transformers fills weights that a checkpoint lacks with random numbers and only warns; here that is a
         UserError, as are weights of other shapes and weights that are not part of the network, save
@@ -56,7 +71,8 @@ class Checkpoint:
         require_whole_weights(self.name, self.folder)
         _ = self.generation_config  # read now, for an error before the weights are and before transformers reads it
         network, report = network_class.from_pretrained(
-            self.folder,
+            self.folder if state_dict is None else None,
+            state_dict=state_dict,
             dtype=self.dtype,
             device_map=self.device_map,
             use_safetensors=True,
@@ -65,18 +81,29 @@ class Checkpoint:
             ignore_mismatched_sizes=True,  # for the report; refused below
             **options,
         )
-        if report["missing_keys"]:
-            raise UserError(f"{self.name}: lacks the weight {_first(map(stored_name, report['missing_keys']))}")
-        for weight, stored, expected in sorted(report["mismatched_keys"]):
-            raise UserError(
-                f"{self.name}: the weight {stored_name(weight)} has shape {list(stored)}; config.json makes it "
-                f"{list(expected)}"
-            )
-        unexpected = [weight for weight in report["unexpected_keys"] if not ignored_weights(weight)]
-        if unexpected:
-            raise UserError(f"{self.name}: has the weight {_first(unexpected)}, which is no part of this model")
+        self.require_weights_to_fit(
+            map(stored_name, report["missing_keys"]),
+            [(stored_name(weight), *shapes) for weight, *shapes in report["mismatched_keys"]],
+            [weight for weight in report["unexpected_keys"] if not ignored_weights(weight)],
+        )
         self._require_tied(network, stored_name)
         return network
+
+    def require_weights_to_fit(
+        self,
+        missing: Iterable[str],
+        mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+        unexpected: Iterable[str],
+    ) -> None:
+        """Raise UserError, naming the first, where there is any; of a mismatched one with both shapes."""
+        if names := list(missing):
+            raise UserError(f"{self.name}: lacks the weight {_first(names)}")
+        for weight, stored, expected in sorted(mismatched):
+            raise UserError(
+                f"{self.name}: the weight {weight} has shape {list(stored)}; config.json makes it {list(expected)}"
+            )
+        if names := list(unexpected):
+            raise UserError(f"{self.name}: has the weight {_first(names)}, which is no part of this model")
 
     def _require_tied(self, network: torch.nn.Module, stored_name: Callable[[str], str]) -> None:
         """Raise UserError where a weight that config.json ties to another is stored with values of its own."""
@@ -153,6 +180,18 @@ def require_switches(config: dict[str, Any], required: dict[str, object], defaul
         if found != value:
             stated = f"is missing, which means {found!r}" if stored is None else f"is {found!r}"
             raise ValueError(f"{key} {stated}; only {value!r} is supported")
+
+
+def head_dim_of(config: dict[str, Any], own: int | None = None) -> int:
+    """The size of an attention head: its own number, or else the heads share the hidden size.
+
+    Raises ValueError where they can't share it, or the key-value heads, evenly.
+    """
+    if own is None and config["hidden_size"] % config["num_attention_heads"]:
+        raise ValueError("hidden_size must be a multiple of num_attention_heads")
+    if config["num_attention_heads"] % config["num_key_value_heads"]:
+        raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
+    return own or config["hidden_size"] // config["num_attention_heads"]
 
 
 def plain_rope_theta(config: dict[str, Any], implemented: tuple[str, ...] = ()) -> float:

@@ -5,7 +5,14 @@ from typing import Any
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from horizons.models.base import Family
-from horizons.models.checkpoint import Checkpoint, plain_rope_theta, require_integers, require_numbers, require_switches
+from horizons.models.checkpoint import (
+    Checkpoint,
+    head_dim_of,
+    plain_rope_theta,
+    require_integers,
+    require_numbers,
+    require_switches,
+)
 
 # Switches of Dream's config that its published code reads, and the values for which it is exactly Qwen2.
 REQUIRED_SWITCHES: dict[str, object] = {"hidden_act": "silu", "use_sliding_window": False}
@@ -42,10 +49,7 @@ def qwen2_config(config: dict[str, Any]) -> Qwen2Config:
     rope_theta = plain_rope_theta(config)
     if set(config.get("layer_types") or []) - {"full_attention"}:
         raise ValueError(f"layer_types is {config['layer_types']!r}; only full_attention is supported")
-    if config["hidden_size"] % config["num_attention_heads"]:
-        raise ValueError("hidden_size must be a multiple of num_attention_heads")
-    if config["num_attention_heads"] % config["num_key_value_heads"]:
-        raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
+    head_dim_of(config)
     return Qwen2Config(
         **{key: config[key] for key in sizes},
         vocab_size=config["vocab_size"],

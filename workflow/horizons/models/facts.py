@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from horizons.config import Model
 from horizons.errors import UserError
+from horizons.models import FAMILIES
 
 INDEX = "model.safetensors.index.json"
 
@@ -25,16 +26,25 @@ class Facts(NamedTuple):
     vocab_size: int | None  # the logits of a prediction
     dtype: str | None  # that the weights are stored in
     weight_bytes: int | None  # of all their files
+    block_size: int | None = None  # of a model that attends from block to block; None, too, where it has no blocks
 
+
+# The families that attend from block to block, and the block that their published decoders take by default.
+BLOCK_SIZES: dict[str | None, int | None] = {"sdar": None, "llada2": 32}
 
 # The published checkpoints that have an experiment in config/, for those who have not downloaded them. The source is
-# the config.json of https://huggingface.co/NAME: its vocabulary (LLaDA's embedding_size), the dtype of the weights, and
-# the parameters it makes, 8,015,581,184 and 7,615,616,512 of two bytes and 149,655,232 of four.
+# the config.json of https://huggingface.co/NAME, and of the last four what other projects say of it: its vocabulary
+# (LLaDA's embedding_size), the dtype of the weights, the bytes of the parameters it makes, and the size of its blocks.
+# DiffusionGemma's are the 26 billion parameters of its name.
 PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Instruct": Facts(126_464, "bfloat16", 16_031_162_368),
     "GSAI-ML/LLaDA-1.5": Facts(126_464, "bfloat16", 16_031_162_368),
     "Dream-org/Dream-v0-Instruct-7B": Facts(152_064, "bfloat16", 15_231_233_024),
     "answerdotai/ModernBERT-base": Facts(50_368, "float32", 598_620_928),
+    "JetLM/SDAR-8B-Chat": Facts(151_936, "bfloat16", 16_381_470_720, block_size=4),
+    "inclusionAI/LLaDA2.0-mini": Facts(157_184, "bfloat16", 32_511_277_056, block_size=32),
+    "GSAI-ML/iLLaDA-8B-Instruct": Facts(155_136, "bfloat16", 15_230_050_304),
+    "google/diffusiongemma-26B-A4B-it": Facts(262_144, "bfloat16", 52_000_000_000),
 }
 
 
@@ -48,6 +58,8 @@ def facts_of(model: Model) -> Facts:
     folder = local_folder(model.name)
     published = PUBLISHED.get(model.name) if folder is None else None
     known = published or Facts(None, None, None)
+    if known.block_size is not None:
+        known = known._replace(block_size=model.block_size or known.block_size)
     if folder is None:
         folder = _cached_folder(model)
     try:
@@ -61,6 +73,7 @@ def facts_of(model: Model) -> Facts:
         vocab_size_of(config) or known.vocab_size,
         stored if isinstance(stored, str) else known.dtype,
         weight_bytes(folder) or known.weight_bytes,
+        block_size_of(config, model.block_size),
     )
 
 
@@ -104,12 +117,37 @@ def read_object(name: str, path: Path) -> dict[str, Any]:
 def vocab_size_of(config: dict[str, Any]) -> int | None:
     """The logits of a prediction by config.json, None where it does not say a positive integer.
 
-    LLaDA's are those of its embedding, which is larger than its vocabulary; the sizes of keys that are missing are the
-    defaults of its published code. Elsewhere `embedding_size` is something else, as ALBERT's width of an embedding.
+    Of a model of texts and images they are in its `text_config`. LLaDA's are those of its embedding, which is larger
+    than its vocabulary; the sizes of keys that are missing are the defaults of its published code. Elsewhere
+    `embedding_size` is something else, as ALBERT's width of an embedding.
     """
-    size = config.get("vocab_size")
+    text_config = config.get("text_config")
+    size = text_config.get("vocab_size") if isinstance(text_config, dict) else config.get("vocab_size")
     if config.get("model_type") == "llada" and "hidden_size" not in config:  # which LLaDA-MoE has
         size = config.get("embedding_size", 50_304) or config.get("vocab_size", 50_257)
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+
+
+def family_of(config: dict[str, Any]) -> str | None:
+    """The adapter that loads a checkpoint by its config.json, None for one that is not among FAMILIES."""
+    architectures = config.get("architectures")
+    named = [*(architectures if isinstance(architectures, list) else []), config.get("model_type")]
+    return next((FAMILIES[name] for name in named if isinstance(name, str) and name in FAMILIES), None)
+
+
+def has_blocks(config: dict[str, Any]) -> bool:
+    """Whether a position sees no further than the end of its block, and so no later block."""
+    return family_of(config) in BLOCK_SIZES
+
+
+def block_size_of(config: dict[str, Any], wanted: int | None) -> int | None:
+    """The positions of a block of a model that has them: `wanted`, else what config.json says, else the family's.
+
+    None where the model has no blocks, or nothing says a positive integer.
+    """
+    if not has_blocks(config):
+        return None
+    size = wanted or config.get("block_size") or BLOCK_SIZES[family_of(config)]
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
 
 

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +14,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from horizons.errors import UserError, first_line
-from horizons.models import FAMILIES, vocabulary
+from horizons.models import REFUSED, vocabulary
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint, find_checkpoint, folder_checksum, require_weights
-from horizons.models.checks import check_bidirectional, check_finite, check_padding
-from horizons.models.facts import read_config
+from horizons.models.checks import check_bidirectional, check_finite, check_padding, check_sessions
+from horizons.models.facts import family_of, has_blocks, read_config
 from horizons.models.placement import describe_placement, resolve_device, resolve_device_map, resolve_dtype
 from horizons.models.vocabulary import find_special_tokens, warn_of_small_vocabulary
 
@@ -31,13 +32,15 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     mask_token_id: int | None = None,
+    block_size: int | None = None,
+    noise_samples: int = 1,
 ) -> CheckpointModel:
     """Load a masked diffusion model from a local folder or, by its id, from the Hugging Face hub.
 
     `dtype` auto is the checkpoint's on a GPU and float32 on CPU; `device` auto is the first GPU, all of them for a
-    model that is larger, or the CPU. `mask_token_id` has precedence over what the checkpoint says. The model's
-    `provenance` says what was loaded. Raises UserError, in one line, where the checkpoint can't be had or is not one
-    this project computes rightly.
+    model that is larger, or the CPU. `mask_token_id` and `block_size` have precedence over what the checkpoint says;
+    `noise_samples` is for a model without masks. The model's `provenance` says what was loaded. Raises UserError, in
+    one line, where the checkpoint can't be had or is not one this project computes rightly.
     """
     main_device = resolve_device(device)
     with _quiet_libraries():
@@ -46,15 +49,26 @@ def load_model(
         require_weights(name, folder)
         weights_dtype = resolve_dtype(name, dtype, main_device, config)
         device_map = resolve_device_map(device, main_device, folder, config, weights_dtype)
-        checkpoint = Checkpoint(name, folder, config, weights_dtype, device_map, trust_remote_code, mask_token_id)
+        checkpoint = Checkpoint(
+            name, folder, config, weights_dtype, device_map, trust_remote_code, mask_token_id, block_size
+        )
         with _in_one_line(name, "can't be loaded"):
             adapter = choose_adapter(checkpoint)
+            if block_size is not None and not has_blocks(config):
+                raise UserError(f"{name}: model.block_size is {block_size}; this model ({adapter}) has no blocks")
             family = importlib.import_module(f"{__package__}.{adapter}").load(checkpoint)
             model = _assemble(checkpoint, family)
+        if family.canvas_length is not None:
+            model.noise_samples = noise_samples
+        elif noise_samples != 1:
+            raise UserError(f"{name}: model.noise_samples is {noise_samples}; this model ({adapter}) draws no noise")
         with _in_one_line(name, "fails on its first canvases"):
-            check_finite(name, model, folder)
-            check_bidirectional(name, model)
-            padding_difference = check_padding(name, model)
+            if family.canvas_length is not None:
+                padding_difference = check_sessions(name, model, folder)
+            else:
+                check_finite(name, model, folder)
+                check_bidirectional(name, model)
+                padding_difference = check_padding(name, model)
     model.provenance = {
         "name": name,
         "revision": commit,
@@ -81,8 +95,10 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
 def choose_adapter(checkpoint: Checkpoint) -> str:
     """The module of this package that loads a checkpoint. Raises UserError where there is none for it."""
     model_type = checkpoint.config.get("model_type")
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
+    if (adapter := family_of(checkpoint.config)) is not None:
+        return adapter
+    if model_type in REFUSED:
+        raise checkpoint.refuse(f"model_type is {model_type!r}, which is not supported: it {REFUSED[model_type]}")
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return "masked_lm"
     if "auto_map" not in checkpoint.config:
@@ -99,10 +115,10 @@ def choose_adapter(checkpoint: Checkpoint) -> str:
 def _assemble(checkpoint: Checkpoint, family: Family) -> CheckpointModel:
     family.network.eval().requires_grad_(False)
     tokenizer = vocabulary.load_tokenizer(checkpoint, family.tokenizer_classes)
-    vocab_size = family.network.config.vocab_size
+    vocab_size = family.network.config.get_text_config().vocab_size
     special = find_special_tokens(checkpoint, family, tokenizer, vocab_size)
     warn_of_small_vocabulary(checkpoint.name, tokenizer, vocab_size)
-    return CheckpointModel(
+    return (family.model_class or CheckpointModel)(
         family=family,
         tokenizer=tokenizer,
         mask_token_id=special.mask,
@@ -138,6 +154,8 @@ def _quiet_libraries() -> Iterator[None]:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of keys that published configs have
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)

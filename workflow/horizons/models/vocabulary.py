@@ -12,7 +12,7 @@ from horizons.models.files import read_object
 from horizons.models.text import special_tokens_around
 
 # Tokens that end a chat turn, which a config does not list among its end-of-text tokens.
-END_OF_TURN = ["<|eot_id|>", "<|im_end|>"]
+END_OF_TURN = ["<|eot_id|>", "<|im_end|>", "<|role_end|>"]
 
 # The share of a model's vocabulary below which a tokenizer is hardly the model's. Published ones have 0.98 and more;
 # small vocabularies are filled up to a round number, as the default model's 71 tokens to 128.
@@ -60,6 +60,11 @@ def find_special_tokens(checkpoint: Checkpoint, family: Family, tokenizer: Any, 
                 f"at {vocab_size - 1}, so the tokenizer is not this model's"
             )
     eos = _eos_token_ids(checkpoint, tokenizer, suffix, vocab_size)
+    if family.canvas_length is not None:
+        # Without a mask the padding token stands for what is not revealed: nothing reads it, and it is not committed.
+        pads = (checkpoint.config.get("pad_token_id"), tokenizer.pad_token_id, 0)
+        pad = next(token for token in pads if _in_vocabulary(token, vocab_size))
+        return SpecialTokens(pad, pad, [token for token in eos if token != pad], prefix, suffix)
     mask, where = _mask_token(checkpoint, family, tokenizer, vocab_size)
     if not _in_vocabulary(mask, vocab_size):
         raise UserError(f"{checkpoint.name}: {where} is {mask!r}; it must be an id in the vocabulary of {vocab_size}")

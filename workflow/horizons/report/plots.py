@@ -23,17 +23,22 @@ from horizons.report.figures.by_horizon import (
 )
 from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration
+from horizons.report.figures.commit_order import commit_order
 from horizons.report.figures.comparison import comparison
-from horizons.report.figures.data import reduce_tables
-from horizons.report.figures.frame import save, swept_lines
+from horizons.report.figures.data import commits_of, reduce_tables
+from horizons.report.figures.frame import BEFORE_COMMIT, POSITIONS_AHEAD, save, swept_lines
 from horizons.report.figures.glyphs import printable, use_fonts_for
+from horizons.report.figures.speed import looks_of, speed
 from horizons.report.figures.trellis import choose_samples, trellis
 from horizons.report.labels import group_points, label_points, legend_of
 from horizons.report.tables import open_tables
-from horizons.store.streams import read_token_texts
+from horizons.store.files import run_number
+from horizons.store.streams import read_outputs, read_token_texts
 
 # The name of a figure, the function that makes it, and what that is given; all of it can be pickled.
 NamedFigure = tuple[str, Callable[..., Figure], tuple[Any, ...]]
+# The figure of a left-to-right experiment that another has not, and the other way round.
+OF_ORDER = {True: "acceptance", False: "commit_order"}
 
 
 def draw(
@@ -44,18 +49,21 @@ def draw(
     style: Path,
     folder: Path,
     processes: int = 1,
+    left_to_right: bool = True,
 ) -> None:
     """Draw the figures of an experiment into `folder`, each as PNG and SVG, so many `processes` at once.
 
     `table_files` are the divergence tables of its runs, `points` the swept values of each run by its number,
     `candidates_files` hold the texts of their tokens, and `samples` are the question ids of those drawn token by token.
     Positions after the end of the text are left out, and so is infinity, which no axis holds; the figures say how much.
+    Where not all runs are `left_to_right`, horizons are timesteps, and `acceptance` gives way to `commit_order`.
     """
     texts = TokenTexts(candidates_files)
     with plt.style.context(style):
         point_of, labels = group_points(points), label_points(points)
         with open_tables(table_files) as tables:
             data = reduce_tables(tables, point_of)
+            commits = None if left_to_right else commits_of(tables, point_of)
             drawn = choose_samples(tables, samples, texts.of_run, labels)
         use_fonts_for([*labels.values(), *(text for sample in drawn for text in sample.texts)])
         order = list(dict.fromkeys(point_of.values()))
@@ -63,15 +71,21 @@ def draw(
         lines = swept_lines({point: values[point] for point in order}, title)
         panels = {point: labels[point] for point in order}
         horizons = sorted(data.by_horizon["horizon"].unique())
+        names = POSITIONS_AHEAD if left_to_right else BEFORE_COMMIT
         figures = [
-            ("divergence_by_horizon", divergence_by_horizon, (data.by_horizon, lines)),
-            ("divergence_by_position", divergence_by_position, (data.spread, data.by_horizon, panels)),
-            ("agreement_by_horizon", agreement_by_horizon, (data.by_horizon, lines)),
-            ("acceptance", acceptance, (data.accepted, horizons, lines)),
+            ("divergence_by_horizon", divergence_by_horizon, (data.by_horizon, lines, names)),
+            ("divergence_by_position", divergence_by_position, (data.spread, data.by_horizon, panels, names)),
+            ("agreement_by_horizon", agreement_by_horizon, (data.by_horizon, lines, names)),
             ("confidence_over_time", confidence_over_time, (data.by_horizon, lines)),
-            ("calibration", calibration, (data.bins, panels)),
-            ("trellis", trellis, (drawn,)),
+            ("calibration", calibration, (data.bins, panels, names)),
+            ("trellis", trellis, (drawn, names)),
         ]
+        for suffix in (".png", ".svg"):  # as an earlier config may have had it
+            (folder / OF_ORDER[not left_to_right]).with_suffix(suffix).unlink(missing_ok=True)
+        if left_to_right:
+            figures.append(("acceptance", acceptance, (data.accepted, horizons, lines)))
+        else:
+            figures.append(("commit_order", commit_order, (commits, panels)))
         draw_all(figures, folder, processes)
 
 
@@ -101,6 +115,42 @@ def draw_all(figures: Sequence[NamedFigure], folder: Path, processes: int) -> No
     with ProcessPoolExecutor(processes, get_context("fork")) as pool:
         for drawing in [pool.submit(_draw, folder / name, figure, data) for name, figure, data in figures]:
             drawing.result()
+
+
+def draw_speed(
+    results_files: Iterable[Path], points: Mapping[str, Mapping[str, Any]], style: Path, folder: Path
+) -> None:
+    """Draw `speed` into `folder`, as PNG and SVG; `points` holds the swept values of each run by its number."""
+    point_of = group_points(points)
+    with plt.style.context(style):
+        use_fonts_for(label_points(points).values())
+        _draw(folder / "speed", speed, (*read_speeds(results_files, point_of), looks_of(points)))
+
+
+def read_speeds(results_files: Iterable[Path], point_of: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sums of each sample, as `means_by` takes them: of the tokens that its forward passes committed (point, sample, n,
+    tokens, tokens_n), and of its score where it has one (point, sample, n, score, score_n); `point_of` says as which
+    point each run is drawn.
+    """
+    passes, scores, sample = [], [], -1
+    for path in results_files:
+        point = point_of[run_number(path)]
+        for output in read_outputs(path):
+            sample += 1
+            tokens = tokens_of_passes(output)
+            passes.append((point, sample, len(tokens), float(sum(tokens)), len(tokens)))
+            scores += [(point, sample, 1, float(output["score"]), 1)] if "score" in output else []
+    return (
+        pd.DataFrame(passes, columns=["point", "sample", "n", "tokens", "tokens_n"]),
+        pd.DataFrame(scores, columns=["point", "sample", "n", "score", "score_n"]),
+    )
+
+
+def tokens_of_passes(output: Mapping[str, Any]) -> list[int]:
+    """How many tokens each forward pass for a sample committed; a second pass of guidance commits none."""
+    trace = output.get("trace")
+    tokens = [1] * len(output["output_ids"]) if trace is None else [len(positions) for positions, _ in trace]
+    return tokens + [0] * (output["nfe"] - len(tokens))
 
 
 def _draw(stem: Path, figure: Callable[..., Figure], data: tuple[Any, ...]) -> None:

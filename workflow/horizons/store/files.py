@@ -96,6 +96,12 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8; whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write a results object as gzipped JSON, the same bytes for the same object; whole or not at all."""
     with replacing(path) as temporary:
@@ -153,8 +159,13 @@ def checksum_of_parts(header: bytes, digests: Iterable[bytes]) -> str:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return fingerprint(path)["sha256"]
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """The `size` of a file in bytes and the `sha256` of its content, in hexadecimal."""
+    with naming(path), path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": file.tell()}
 
 
 def temporary_path(path: Path) -> Path:

@@ -47,7 +47,9 @@ class Journal:
         self._results_file = results_file
         self._identity, self._environment = (json.loads(json.dumps(content)) for content in (identity, environment))
         self._starts: list[dict[str, Any]] = []  # the environment of each
-        self._start_of: dict[int, int] = {}  # in which start each sample was finished
+        self._start_of: dict[int, int] = {}  # in which start each sample was finished ...
+        self._batch_of: dict[int, int] = {}  # ... and in which of the batches so far
+        self._batches = 0
         self._checksum = SEED
         self._end = 0  # of the sound lines, in bytes
         self._descriptor: int | None = None
@@ -84,8 +86,12 @@ class Journal:
         self._append({"samples": {str(sample): record for sample, record in records.items()}})
 
     def drop(self, samples: Iterable[int], reason: str) -> None:
-        """Take back samples that turned out damaged, so that they are done again; said in one line."""
-        dropped = sorted(set(samples) & self.samples.keys())
+        """Take back samples that turned out damaged, so that they are done again; said in one line.
+
+        With them goes the whole batch of each: alone, a sample would get other last digits than with the others of it.
+        """
+        batches = {self._batch_of[sample] for sample in samples if sample in self.samples}
+        dropped = sorted(sample for sample in self.samples if self._batch_of[sample] in batches)
         if dropped:
             self._append({"dropped": dropped})
             logger.warning("%s: %s done again: %s", self._results_file, _count(len(dropped)), reason)
@@ -153,7 +159,7 @@ class Journal:
     def _begin(self) -> None:
         """Put a journal without samples in the place of whatever is there."""
         self.__exit__()
-        self.samples, self._starts, self._start_of = {}, [], {}
+        self.samples, self._starts, self._start_of, self._batch_of = {}, [], {}, {}
         self._checksum, self._end = SEED, 0
         payloads = [{"identity": self._identity}, {"environment": self._environment}]
         with replacing(self.path) as temporary, temporary.open("wb") as file:
@@ -187,8 +193,10 @@ class Journal:
         for sample, record in payload.get("samples", {}).items():
             self.samples[int(sample)] = record
             self._start_of[int(sample)] = len(self._starts) - 1
+            self._batch_of[int(sample)] = self._batches
+        self._batches += "samples" in payload
         for sample in payload.get("dropped", []):
-            del self.samples[sample], self._start_of[sample]
+            del self.samples[sample], self._start_of[sample], self._batch_of[sample]
 
 
 def _next_checksum(before: str, text: bytes) -> str:

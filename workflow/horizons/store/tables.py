@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from horizons.columns import LOWER_BOUND
-from horizons.store.files import replacing
+from horizons.store.files import naming, replacing
 
 
 def column_of(table: pd.DataFrame, number: str) -> str:
@@ -31,5 +31,9 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
     """The divergence tables of several runs, one after the other."""
-    tables = [pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False, na_values=[""]) for path in paths]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([_read_table(Path(path)) for path in paths], ignore_index=True)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    with naming(path):
+        return pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False, na_values=[""])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from horizons.errors import UserError
-from horizons.store.files import checksum_of_parts, digest_of_range, reading, results_checksum, sha256
+from horizons.store.files import checksum_of_parts, digest_of_range, naming, reading, results_checksum, sha256
 
 if TYPE_CHECKING:
     from horizons.store.reader import Triple
@@ -40,16 +40,37 @@ def verify_checksums(triple: "Triple") -> None:
         raise UserError("\n".join(changed))
 
 
+class PassingChecksum:
+    """Takes the checksum of a logits file sample by sample, beside whoever reads them, while they are in memory."""
+
+    def __init__(self, triple: "Triple") -> None:
+        self._triple = triple
+        self._parts = list(_parts(triple))
+        self._digests: dict[int, bytes] = {}  # by the number of the part
+
+    def add(self, sample_idx: int) -> None:
+        """Read what the file has of a sample."""
+        with naming(self._triple.logits_file), self._triple.logits_file.open("rb") as file:
+            for number in range(sample_idx, len(self._parts), self._triple.num_samples):
+                self._digests[number] = digest_of_range(file.fileno(), *self._parts[number])
+
+    def result(self) -> str:
+        """The checksum of the file, see `checksum_of_parts`, when all samples were added."""
+        digests = [self._digests[number] for number in range(len(self._parts))]
+        path, data_offset = self._triple.logits_file, self._triple.data_offset
+        size = path.stat().st_size
+        end = max((end for _, end in self._parts), default=data_offset)
+        with naming(path), path.open("rb") as file:
+            if size > end:  # what belongs to no sample must not go unseen
+                digests.append(digest_of_range(file.fileno(), end, size))
+            return checksum_of_parts(os.pread(file.fileno(), data_offset, 0), digests)
+
+
 def _logits_checksum(triple: "Triple") -> str:
-    """The checksum of the logits file as it is now, see `checksum_of_parts`; it is read, not mapped."""
-    parts = list(_parts(triple))
-    size = triple.logits_file.stat().st_size
-    end = max((end for _, end in parts), default=triple.data_offset)
-    if size > end:
-        parts.append((end, size))  # what belongs to no sample must not go unseen
-    with triple.logits_file.open("rb") as file:
-        header = os.pread(file.fileno(), triple.data_offset, 0)
-        return checksum_of_parts(header, (digest_of_range(file.fileno(), *part) for part in parts))
+    checksum = PassingChecksum(triple)
+    for sample_idx in range(triple.num_samples):
+        checksum.add(sample_idx)
+    return checksum.result()
 
 
 def _parts(triple: "Triple") -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from horizons.entries import entries_of
+from horizons.entries import Entry, entries_of
 from horizons.store.files import (
     dump_results,
     entry_key,
@@ -40,9 +40,16 @@ class TripleWriter:
     under their own names in `finish`; see `RowFile` for what is there until then.
     """
 
-    def __init__(self, results_file: Path, layout: Layout, room: Sequence[int], horizons: list[int]) -> None:
-        """`room` is the most entries that each sample can have."""
-        self.results_file, self.horizons = results_file, horizons
+    def __init__(
+        self,
+        results_file: Path,
+        layout: Layout,
+        room: Sequence[int],
+        horizons: list[int],
+        block_size: int | None = None,
+    ) -> None:
+        """`room` is the most entries that each sample can have; `block_size` that of the model, if it has blocks."""
+        self.results_file, self.horizons, self.block_size = results_file, horizons, block_size
         self.logits_file, self.metadata_file = run_paths(results_file)
         self._rows = RowFile(self.logits_file, layout, room)
         self._order = EntryOrder(horizons)
@@ -93,15 +100,16 @@ class TripleWriter:
         """
         finished, checksum = self._rows.finish()
         with naming(self.metadata_file), temporary_path(self.metadata_file).open("wb") as file:
-            file.write(b"[\n" + b",\n".join(_metadata_lines(samples, self.horizons)) + b"\n]\n")
+            file.write(b"[\n" + b",\n".join(self._metadata_lines(samples)) + b"\n]\n")
             flush(file)
         reference = {"logits_file": self.logits_file.name, "horizons": self.horizons}
-        counts = [len(entries_of(sample.commits, self.horizons)) for sample in samples]
+        counts = [len(self._entries_of(sample)) for sample in samples]
         saved = {
             "num_entries": sum(counts),
             **reference,
             "metadata_file": self.metadata_file.name,
             **description,
+            **({} if self.block_size is None else {"block_size": self.block_size}),
             "checksums": {
                 "algorithm": "sha256",
                 "logits": checksum,
@@ -125,19 +133,21 @@ class TripleWriter:
         self._rows.remove()
         sync_folder(self.results_file.parent)
 
+    def _entries_of(self, sample: WrittenSample) -> list[Entry]:
+        return entries_of(sample.commits, self.horizons, sample.prompt_length, self.block_size)
 
-def _metadata_lines(samples: Sequence[WrittenSample], horizons: Sequence[int]) -> Iterator[bytes]:
-    for sample_idx, sample in enumerate(samples):
-        for entry_idx, entry in enumerate(entries_of(sample.commits, horizons)):
-            line = {
-                "key": entry_key(sample_idx, entry_idx),
-                "sample_idx": sample_idx,
-                "entry_idx": entry_idx,
-                "question_id": sample.question_id,
-                "timestep": entry.timestep,
-                "horizon": entry.horizon,
-                "absolute_position": sample.prompt_length + entry.relative_position,
-                "relative_position": entry.relative_position,
-                "last_unmasked_position": entry.last_unmasked_position,
-            }
-            yield json.dumps(line, ensure_ascii=False).encode()
+    def _metadata_lines(self, samples: Sequence[WrittenSample]) -> Iterator[bytes]:
+        for sample_idx, sample in enumerate(samples):
+            for entry_idx, entry in enumerate(self._entries_of(sample)):
+                line = {
+                    "key": entry_key(sample_idx, entry_idx),
+                    "sample_idx": sample_idx,
+                    "entry_idx": entry_idx,
+                    "question_id": sample.question_id,
+                    "timestep": entry.timestep,
+                    "horizon": entry.horizon,
+                    "absolute_position": sample.prompt_length + entry.relative_position,
+                    "relative_position": entry.relative_position,
+                    "last_unmasked_position": entry.last_unmasked_position,
+                }
+                yield json.dumps(line, ensure_ascii=False).encode()

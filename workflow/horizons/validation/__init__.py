@@ -5,14 +5,15 @@ triple is repeated in several places is compared; what follows from the schedule
 is guarded by the checksums that the results file holds, its own included.
 """
 
-import json
 from pathlib import Path
+from typing import Any
 
 from horizons.errors import UserError
-from horizons.store.files import replacing, run_number, run_paths, sibling
+from horizons.store.custody import check_file, read_sealed, require_size, write_sealed
+from horizons.store.files import fingerprint, run_number, run_paths, sibling
 from horizons.validation.logits import check_logits
 from horizons.validation.metadata import check_metadata
-from horizons.validation.results import check_results
+from horizons.validation.results import Promise, check_results
 
 MAX_LINES = 50
 
@@ -22,16 +23,17 @@ TRIPLE_SUFFIXES = (".json", ".gz", ".safetensors", ".pt")
 
 
 def report_on(results_file: Path, report: Path) -> None:
-    """Validate a triple and write `report`, which exists only for a sound one.
+    """Validate a triple and write `report`, which exists only for a sound one, and says which files were looked at.
 
     Of any other the report is kept in `{run}.validation.failed.json`, and UserError raised with the problems, from
     MAX_LINES on only their number.
     """
-    problems = validate_triple(results_file)
+    promise, problems = _validate(results_file)
     failed = report.with_name(f"{run_number(results_file)}.validation.failed.json")
     content = {"results_file": results_file.name, "sound": not problems, "problems": problems}
-    with replacing(failed if problems else report) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if promise is not None and not problems:
+        content["files"] = _checked_files(results_file, promise)
+    write_sealed(failed if problems else report, content)
     (report if problems else failed).unlink(missing_ok=True)
     if problems:
         shown = problems[:MAX_LINES]
@@ -46,7 +48,35 @@ def validate_triple(results_file: str | Path) -> list[str]:
     Empty where it is sound: the three files are there, parse, agree with each other and with the schedule of entries,
     hold finite logits (or -inf), and have the bytes they were written with.
     """
-    results_file = Path(results_file)
+    return _validate(Path(results_file))[1]
+
+
+def require_validated(results_file: Path, report: Path) -> dict[Path, dict[str, Any]]:
+    """The fingerprints of a triple by path, as the `report` of its validation has them.
+
+    Raises UserError where results or metadata are not those that were found sound, or the logits have another size.
+    """
+    files = read_sealed(report).get("files", {})
+    remedy = f"remove {report.name} and run again, so that the triple is validated as it is now"
+    logits_file, metadata_file = run_paths(results_file)
+    for path in (results_file, metadata_file):
+        check_file(path, files.get(path.name), report, remedy)
+    require_size(logits_file, files.get(logits_file.name), report, remedy)
+    return {path: files[path.name] for path in (results_file, logits_file, metadata_file)}
+
+
+def _checked_files(results_file: Path, promise: Promise) -> dict[str, dict[str, Any]]:
+    """The fingerprints of a triple that was found sound; that of the logits is the checksum they were written with."""
+    logits_file, metadata_file = run_paths(results_file)
+    return {
+        results_file.name: fingerprint(results_file),
+        metadata_file.name: fingerprint(metadata_file),
+        logits_file.name: {"checksum": promise.logits_checksum, "size": logits_file.stat().st_size},
+    }
+
+
+def _validate(results_file: Path) -> tuple[Promise | None, list[str]]:
+    """What the results of a run promise, and every problem of its triple."""
     logits_file, metadata_file = run_paths(results_file)
     problems = _folder_problems(results_file)
     present = {path for path in (results_file, logits_file, metadata_file) if path.is_file()}
@@ -57,7 +87,7 @@ def validate_triple(results_file: str | Path) -> list[str]:
     for path, check in ((metadata_file, check_metadata), (logits_file, check_logits)):
         if path in present:
             problems += _problems_of(path, check, promise)
-    return problems
+    return promise, problems
 
 
 def _problems_of(path: Path, check, promise) -> list[str]:  # noqa: ANN001
@@ -80,7 +110,7 @@ def _folder_problems(results_file: Path) -> list[str]:
             sibling(results_file, path.name)
         except UserError as error:
             problems.append(str(error))
-    others = (".validation.json", ".validation.failed.json", ".candidates.json.gz")
+    others = (".validation.json", ".validation.failed.json", ".candidates.json.gz", ".divergence.json")
     ours = {path.name for path in triple} | {run + suffix for suffix in others}
     if results_file.parent.is_dir():
         for path in sorted(results_file.parent.iterdir()):

@@ -58,6 +58,7 @@ class _Saved(_Reference):
     capture: _Capture
     mask_token_id: Index
     eos_token_ids: list[Index]
+    block_size: Annotated[int, Field(ge=2)] | None = None
     checksums: _Checksums
 
 
@@ -221,7 +222,7 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     except UserError as error:
         return None, [str(error)]
     return Promise(
-        samples=[_sample(output, saved.horizons) for output in results.outputs],
+        samples=[_sample(output, saved) for output in results.outputs],
         vocab_size=saved.vocab_size,
         dtype=saved.dtype,
         keep=keep,
@@ -232,8 +233,10 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     ), []
 
 
-def _sample(output: _Output, horizons: list[int]) -> Sample:
-    return Sample(output.question_id, len(output.prompt_ids), output.output_ids, entries_of(output.commits, horizons))
+def _sample(output: _Output, saved: _Saved) -> Sample:
+    prompt_length = len(output.prompt_ids)
+    entries = entries_of(output.commits, saved.horizons, prompt_length, saved.block_size)
+    return Sample(output.question_id, prompt_length, output.output_ids, entries)
 
 
 def _trace_problems(results: _Results) -> Iterator[str]:
@@ -247,7 +250,8 @@ def _trace_problems(results: _Results) -> Iterator[str]:
         elif output.trace is None:
             yield f"{where}: trace is missing; policy {generation.policy} needs it"
         else:
-            sample = Recorded(output.trace, output.output_ids, output.nfe)
+            prompt_length = len(output.prompt_ids)
+            sample = Recorded(output.trace, output.output_ids, output.nfe, prompt_length, saved.block_size)
             found = trace_problems(sample, generation, saved.mask_token_id, saved.eos_token_ids)
             yield from (f"{where}: {problem}" for problem in found)
 

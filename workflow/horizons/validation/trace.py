@@ -5,10 +5,11 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from horizons.config import Generation
-from horizons.schedule import planned_commits
+from horizons.schedule import block_shares, planned_commits
 from horizons.strict_json import shorten
 
-AS_NEEDED = ("threshold", "factor")  # the policies whose timesteps each commit something until nothing is left
+# The policies whose timesteps each commit something until nothing is left.
+AS_NEEDED = ("threshold", "factor", "block_diffusion")
 
 Step = Sequence[list[int]]  # positions, ascending, and the tokens they got
 
@@ -19,6 +20,17 @@ class Recorded(NamedTuple):
     trace: Sequence[Step]
     output_ids: list[int]
     forward_passes: int
+    prompt_length: int = 0
+    block_size: int | None = None  # of a model that attends from block to block
+
+    def block_of(self, position: int) -> int:
+        """The block of a position, on a grid from the prompt's first token on."""
+        assert self.block_size is not None
+        return (self.prompt_length + position) // self.block_size
+
+    def tail(self, max_tokens: int) -> int:
+        """How many positions of the last block lie beyond what is recorded."""
+        return 0 if self.block_size is None else -(self.prompt_length + max_tokens) % self.block_size
 
 
 def trace_problems(
@@ -27,8 +39,10 @@ def trace_problems(
     """What is wrong with a trace, if anything: the first problem, for others may only follow from it."""
     problems = chain(
         _form_problems(sample, generation),
-        _policy_problems(sample.trace, generation),
-        _end_problems(sample.trace, generation, eos_token_ids),
+        _block_problems(sample, generation)
+        if generation.policy == "block_diffusion"
+        else _policy_problems(sample.trace, generation),
+        _end_problems(sample, generation, eos_token_ids),
         _token_problems(sample, mask_token_id),
         _pass_problems(sample, generation),
     )
@@ -37,8 +51,9 @@ def trace_problems(
 
 def _form_problems(sample: Recorded, generation: Generation) -> Iterator[str]:
     """Positions that are not each committed once, ascending within a timestep, and with a token."""
-    if len(sample.trace) > generation.timesteps:
-        yield f"trace has {len(sample.trace)} timesteps; expected at most {generation.timesteps}"
+    most = generation.timesteps + sample.tail(generation.max_tokens)
+    if len(sample.trace) > most:
+        yield f"trace has {len(sample.trace)} timesteps; expected at most {most}"
     seen: set[int] = set()
     for timestep, (positions, tokens) in enumerate(sample.trace):
         where = f"trace: timestep {timestep}"
@@ -71,6 +86,31 @@ def _policy_problems(trace: Sequence[Step], generation: Generation) -> Iterator[
         masked.difference_update(positions)
 
 
+def _block_problems(sample: Recorded, generation: Generation) -> Iterator[str]:
+    """Commits outside of the model's block that has its turn, or fewer than the share of the timestep."""
+    if sample.block_size is None:
+        yield "has a trace of policy block_diffusion; expected a block_size in saved_logits_metadata"
+        return
+    shares = block_shares(sample.block_size, generation.steps_per_block or sample.block_size)
+    last = sample.block_of(generation.max_tokens - 1) if sample.tail(generation.max_tokens) else None
+    masked = set(range(generation.max_tokens))
+    before, passes = -1, 0
+    for timestep, (positions, _) in enumerate(sample.trace):
+        if not masked:
+            return
+        where = f"trace: timestep {timestep} commits {shorten(positions)}"
+        block = sample.block_of(min(masked))
+        before, passes = block, passes + 1 if block == before else 0
+        left = sum(sample.block_of(position) == block for position in masked)
+        share = min(shares[passes], left) if passes < len(shares) else left
+        if any(sample.block_of(position) != block for position in positions):
+            yield f"{where}; expected positions of the model's block {block}"
+        # In the last block what lies beyond max_tokens may have been committed instead.
+        if block != last and len(positions) < share:
+            yield f"{where}; expected {share} at least by policy {generation.policy}"
+        masked.difference_update(positions)
+
+
 def _token_problems(sample: Recorded, mask_token_id: int) -> Iterator[str]:
     """Whether the tokens are those of the output, and the mask token stands where nothing was committed."""
     committed = {at: token for step in sample.trace for at, token in zip(*step, strict=True)}
@@ -90,8 +130,9 @@ def _pass_problems(sample: Recorded, generation: Generation) -> Iterator[str]:
         yield f"nfe is {sample.forward_passes}; expected {passes} by its trace"
 
 
-def _end_problems(trace: Sequence[Step], generation: Generation, eos_token_ids: Sequence[int]) -> Iterator[str]:
+def _end_problems(sample: Recorded, generation: Generation, eos_token_ids: Sequence[int]) -> Iterator[str]:
     """Whether it goes on as long as it should: to the last mask, or with stop_at_eos to the end of its text."""
+    trace, tail = sample.trace, sample.tail(generation.max_tokens)
     masked, end = set(range(generation.max_tokens)), generation.max_tokens
     for timestep, (positions, tokens) in enumerate(trace):
         masked.difference_update(positions)
@@ -100,7 +141,8 @@ def _end_problems(trace: Sequence[Step], generation: Generation, eos_token_ids: 
         text_ended = end < generation.max_tokens and min(masked, default=end) >= end
         all_done = not masked and (generation.policy in AS_NEEDED or timestep + 1 == generation.timesteps)
         if text_ended or all_done:
-            if timestep + 1 < len(trace):
+            beyond = tail if all_done else 0  # timesteps that commit what is not recorded
+            if timestep + 1 + beyond < len(trace):
                 why = "up to its end-of-text token" if text_ended else "which commit all positions"
                 yield f"trace has {len(trace)} timesteps; expected {timestep + 1}, {why}"
             return

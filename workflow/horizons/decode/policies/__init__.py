@@ -2,6 +2,7 @@
 
 from horizons.config import Generation
 from horizons.decode.policies.base import Policy
+from horizons.decode.policies.block_diffusion import BlockDiffusion
 from horizons.decode.policies.dream import Dream
 from horizons.decode.policies.factor import Factor
 from horizons.decode.policies.llada import Llada
@@ -9,7 +10,13 @@ from horizons.decode.policies.threshold import Threshold
 
 __all__ = ["Policy", "policy_of"]
 
-POLICIES: dict[str, type[Policy]] = {"llada": Llada, "dream": Dream, "threshold": Threshold, "factor": Factor}
+POLICIES: dict[str, type[Policy]] = {
+    "llada": Llada,
+    "dream": Dream,
+    "threshold": Threshold,
+    "factor": Factor,
+    "block_diffusion": BlockDiffusion,
+}
 
 
 def policy_of(settings: Generation) -> Policy:

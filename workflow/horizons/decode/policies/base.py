@@ -16,6 +16,7 @@ class Policy(ABC):
     """
 
     timesteps = 0  # the least that a sample takes, unless it ends with an end-of-text token
+    whole_blocks = False  # decode to the end of a model's last block, though it lies beyond max_tokens
 
     @abstractmethod
     def __init__(self, settings: Generation) -> None:

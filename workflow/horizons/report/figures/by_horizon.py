@@ -6,25 +6,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from horizons.report.figures.frame import Lines, draw_lines, horizon_axis, open_frame
+from horizons.report.figures.frame import POSITIONS_AHEAD, HorizonNames, Lines, draw_lines, horizon_axis, open_frame
 from horizons.report.figures.intervals import count_infinite, describe_bars, means_by
 from horizons.store.tables import column_of, qualifier
 
 
-def divergence_by_horizon(sums: pd.DataFrame, lines: Lines) -> Figure:
+def divergence_by_horizon(sums: pd.DataFrame, lines: Lines, names: HorizonNames = POSITIONS_AHEAD) -> Figure:
     """Mean KL and JS divergence from the final prediction by horizon; of sums of each sample and horizon."""
     numbers = [column_of(sums, number) for number in ("kl", "js")]
     means = [means_by(sums, ["point", "horizon"], number) for number in numbers]
     notes = [*describe_bars(sums, *means), *count_infinite(sums, numbers[0]), *lines.unnamed]
     figure, axes = open_frame("How far is a prediction from the final one?", notes, lines, columns=2)
     for panel, drawn, number in zip(axes[0], means, ["kl", "js"], strict=True):
-        _by_horizon(panel, drawn, lines)
+        _by_horizon(panel, drawn, lines, names)
         panel.set_ylabel(f"{number.upper()} divergence{qualifier(sums, number)} (nats)")
         panel.set_ylim(bottom=0)
     return figure
 
 
-def agreement_by_horizon(sums: pd.DataFrame, lines: Lines) -> Figure:
+def agreement_by_horizon(sums: pd.DataFrame, lines: Lines, names: HorizonNames = POSITIONS_AHEAD) -> Figure:
     """How often a prediction's most probable token, and its five, are those of the final prediction."""
     means = [means_by(sums, ["point", "horizon"], number) for number in ("top1_agreement", "top5_agreement")]
     notes = [*describe_bars(sums, *means), *lines.unnamed]
@@ -32,14 +32,14 @@ def agreement_by_horizon(sums: pd.DataFrame, lines: Lines) -> Figure:
         "How often does a prediction already agree with the final one?", notes, lines, columns=2, sharey=True
     )
     for panel, drawn, label in zip(axes[0], means, ["Top-1 agreement", "Top-5 agreement"], strict=True):
-        _by_horizon(panel, drawn, lines)
+        _by_horizon(panel, drawn, lines, names)
         panel.set_ylabel(f"{label} (fraction)")
         panel.set_ylim(0, 1.02)
     return figure
 
 
-def _by_horizon(panel: Axes, means: pd.DataFrame, lines: Lines) -> None:
-    horizon_axis(panel, means["horizon"].unique() if len(means) else [1])
+def _by_horizon(panel: Axes, means: pd.DataFrame, lines: Lines, names: HorizonNames) -> None:
+    horizon_axis(panel, means["horizon"].unique() if len(means) else [1], names.axis)
     draw_lines(panel, means, "horizon", "point", lines)
 
 

@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 
 from horizons.report.figures.data import BAND, FEWEST_AT_POSITION
 from horizons.report.figures.frame import (
+    POSITIONS_AHEAD,
+    HorizonNames,
     horizon_lines,
     label_outer,
     name_panel,
@@ -18,7 +20,9 @@ from horizons.report.figures.intervals import count_infinite, count_samples
 from horizons.store.tables import column_of, qualifier
 
 
-def divergence_by_position(spread: pd.DataFrame, sums: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+def divergence_by_position(
+    spread: pd.DataFrame, sums: pd.DataFrame, labels: Mapping[str, str], names: HorizonNames = POSITIONS_AHEAD
+) -> Figure:
     """Median KL by position, one line a horizon and one panel a point of `labels`, band over samples.
 
     `spread` holds what is drawn, `sums` those of each sample and horizon.
@@ -26,7 +30,7 @@ def divergence_by_position(spread: pd.DataFrame, sums: pd.DataFrame, labels: Map
     ahead = sums[sums["horizon"] > 1]
     shown, columns, missing = panels_of(labels, 2)
     horizons = sorted(ahead["horizon"].unique())
-    lines = horizon_lines(horizons)._replace(markers=dict.fromkeys(horizons, ""))
+    lines = horizon_lines(horizons, names)._replace(markers=dict.fromkeys(horizons, ""))
     spread = spread[spread["point"].isin(list(shown))]
     figure, axes = open_frame(
         "Where in the text do predictions differ from the final one?",

@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 
 from horizons.report.figures.data import BINS
 from horizons.report.figures.frame import (
+    POSITIONS_AHEAD,
+    HorizonNames,
     draw_lines,
     horizon_lines,
     label_outer,
@@ -20,13 +22,13 @@ from horizons.report.figures.intervals import describe_bars, means_by
 FEWEST = 10  # predictions in a bin; the frequency of fewer says little
 
 
-def calibration(sums: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+def calibration(sums: pd.DataFrame, labels: Mapping[str, str], names: HorizonNames = POSITIONS_AHEAD) -> Figure:
     """How often predictions of a confidence were right, one line a horizon and one panel a point of `labels`.
 
     `sums` are those of each sample, horizon and bin of confidence.
     """
     shown, columns, missing = panels_of(labels, 3)
-    lines = horizon_lines(sorted(sums["horizon"].unique()))
+    lines = horizon_lines(sorted(sums["horizon"].unique()), names)
     bins, left_out = calibration_bins(sums[sums["point"].isin(list(shown))])
     notes = [f"{BINS} bins of confidence", *describe_bars(sums, bins), *missing, *lines.unnamed]
     if left_out:

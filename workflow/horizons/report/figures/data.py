@@ -47,6 +47,16 @@ def reduce_tables(tables: Sequence[Table], point_of: Mapping[str, str]) -> Drawn
     return Drawn(*(pd.concat(frames, ignore_index=True) for frames in [*parts.values(), spread]))
 
 
+def commits_of(tables: Sequence[Table], point_of: Mapping[str, str]) -> pd.DataFrame:
+    """The commit of each position: point, sample, relative_position, timestep, after_eos."""
+    parts, first = [], 0
+    for table in tables:
+        found = pd.DataFrame(table.read(["sample_idx", "relative_position", "timestep", "after_eos"], "horizon = 1"))
+        parts.append(found.assign(point=point_of[table.run], sample=found.pop("sample_idx") + first))
+        first = int(parts[-1]["sample"].max()) + 1 if len(found) else first
+    return pd.concat(parts, ignore_index=True)
+
+
 def sums_by_horizon(table: Table) -> pd.DataFrame:
     """Columns sample_idx, horizon, n, and sums of MEANS or of their lower bounds."""
     names = [column_of(table, number) for number in MEANS]

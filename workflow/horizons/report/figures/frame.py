@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from horizons.report.figures.glyphs import fit_labels, width_of
 from horizons.report.figures.intervals import hang_on_few
+from horizons.store.files import replacing
 
 WIDTH = 3.4  # inches, one column of a printed page
 # Inches a line of text takes, and how many characters fit into one.
@@ -31,6 +32,17 @@ PANEL_SIZE = 6.5
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 NAMED = 6  # entries of a legend whose lines are too many to name
 MAX_PANELS = 8
+
+
+class HorizonNames(NamedTuple):
+    """What horizons are called: along an axis, and above a legend."""
+
+    axis: str
+    legend: str
+
+
+POSITIONS_AHEAD = HorizonNames("Horizon (positions ahead)", "Horizon")
+BEFORE_COMMIT = HorizonNames("Horizon\n(timesteps to commit)", "Horizon (timesteps up to the commit)")
 
 
 class Lines(NamedTuple):
@@ -69,11 +81,11 @@ def swept_lines(labels: Mapping[str, str], title: str | None) -> Lines:
     return Lines(dict(zip(points, colors, strict=False)), dict(zip(points, MARKERS, strict=False)), named, shown, title)
 
 
-def horizon_lines(horizons: Sequence[int]) -> Lines:
+def horizon_lines(horizons: Sequence[int], names: HorizonNames) -> Lines:
     """A line for each horizon, on a scale of colours."""
     markers = dict(zip(horizons, itertools.cycle(MARKERS)))
     named = evenly_chosen(horizons, 8)
-    return Lines(scale(horizons), markers, named, {horizon: str(horizon) for horizon in named}, "Horizon")
+    return Lines(scale(horizons), markers, named, {horizon: str(horizon) for horizon in named}, names.legend)
 
 
 def scale(values: Sequence[Any]) -> dict[Any, Any]:
@@ -178,7 +190,7 @@ def draw_lines(axes: plt.Axes, means: pd.DataFrame, x: str, by: str, lines: Line
         axes.vlines(at, values["low"], values["high"], color=color, linewidth=0.7, alpha=0.6, zorder=2)
 
 
-def horizon_axis(axes: plt.Axes, horizons: Sequence[int], label: str = "Horizon (positions ahead)") -> None:
+def horizon_axis(axes: plt.Axes, horizons: Sequence[int], label: str) -> None:
     """Horizons on a scale of doublings, a tick at each, or where those are many at the powers of two."""
     axes.set_xscale("log", base=2)
     horizons = sorted(horizons)
@@ -239,6 +251,7 @@ def save(figure: Figure, stem: Path) -> None:
     figure.set_layout_engine("none")
     for axes in figure.axes:
         axes.set_position([round(value, 5) for value in axes.get_position(original=True).bounds])
-    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+        with replacing(stem.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, format=suffix[1:], metadata=metadata)
     plt.close(figure)

@@ -5,7 +5,7 @@ import pandas as pd
 from horizons.columns import LOWER_BOUND, NUMBERS
 from horizons.report.intervals import FEW_EFFECTIVE, FEWEST_SAMPLES, mean_of_samples
 
-SHARES = {"accepted", "right"}  # beside those of the tables
+SHARES = {"accepted", "right", "score"}  # beside those of the tables
 
 
 def means_by(sums: pd.DataFrame, keys: list[str], number: str) -> pd.DataFrame:
