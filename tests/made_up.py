@@ -13,13 +13,30 @@ ODD_TEXTS = ["\n", "\t", " ", "", "$x$", "<b>bold</b>", "🙂", "שלום", "م�
 
 def make_table(runs=1, samples=4, max_tokens=12, horizons=(1, 2, 4, 8), seed=0):
     """A table as the divergence stage writes it, with random numbers; the most probable token is right by chance."""
-    random = np.random.default_rng(seed)
     rows = [
         (f"{run:05d}", sample, f"q{sample}", t - 1 + h, h, t, False)
         for run, sample, t in itertools.product(range(runs), range(samples), range(max_tokens))
         for h in horizons
         if t - 1 + h < max_tokens
     ]
+    return _with_numbers(rows, seed)
+
+
+def make_any_order_table(commits, horizons=(1, 2, 4), seed=0, run="00000"):
+    """The same of samples committed in any order: `commits` holds, for each, the timestep of each position's commit."""
+    rows = [
+        (run, sample, f"q{sample}", position, h, committed - h + 1, False)
+        for sample, timesteps in enumerate(commits)
+        for position, committed in enumerate(timesteps)
+        for h in horizons
+        if committed - h + 1 >= 0
+    ]
+    rows.sort(key=lambda row: (row[1], row[5], row[4], row[3]))  # sample, timestep, horizon, position
+    return _with_numbers(rows, seed)
+
+
+def _with_numbers(rows, seed):
+    random = np.random.default_rng(seed)
     names = ["run", "sample_idx", "question_id", "relative_position", "horizon", "timestep", "after_eos"]
     table = pd.DataFrame(rows, columns=names)
     for number in NUMBERS:

@@ -10,7 +10,9 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from horizons.report.explorer import explorer_page
-from made_up import ODD_TEXTS, make_table, write_run
+from horizons.report.labels import label_texts
+from horizons.store.files import read_candidates
+from made_up import ODD_TEXTS, make_any_order_table, make_table, write_run
 from workflows import run_snakemake
 
 ROOT = Path(__file__).parents[2]
@@ -122,10 +124,7 @@ def test_a_click_shows_the_predictions_of_a_token(open_page, explorer):
     assert page.locator("#detail-title").inner_text().startswith("Position 4:")
     entries = table.query("sample_idx == 0 and relative_position == 4").sort_values("timestep")
     assert page.locator("#detail thead th").all_inner_texts() == [f"Horizon {h}" for h in entries["horizon"]]
-    rows = {
-        row.locator("th").inner_text(): row.locator("td").all_inner_texts()
-        for row in page.locator("#detail tbody tr").all()
-    }
+    rows = rows_of(page)
     assert rows["Timestep"] == entries["timestep"].astype(str).tolist()
     assert [name for name in rows if name.startswith("Candidate")] == [f"Candidate {n}" for n in range(1, 6)]
     for name, number in {"KL divergence (nats)": "kl", "Entropy (nats)": "entropy", "Confidence": "confidence"}.items():
@@ -283,6 +282,200 @@ def test_contrast_is_enough_to_read(open_page, explorer, scheme):
     assert dark == (scheme == "dark")
     for selector in TEXTS:
         ratios = [element.evaluate(CONTRAST) for element in page.locator(selector).all()]
+        assert min(ratios) >= 4.5, f"{selector} in {scheme}"
+
+
+# Of the last sample the two positions after its end are committed first.
+COMMITS = [[0, 1, 2, 3, 4, 5], [5, 3, 0, 0, 2, 1], [1, 2, 2, 0, 0, 1], [5, 4, 3, 2, 0, 1]]
+
+
+@pytest.fixture(scope="module")
+def any_order(tmp_path_factory):
+    """The page of four made-up samples committed in any order: its path, and their table."""
+    folder = tmp_path_factory.mktemp("any_order")
+    table = make_any_order_table(COMMITS)
+    table["after_eos"] = (table["sample_idx"] == 3) & (table["relative_position"] > 3)
+    results, candidates = write_run(folder, table, ["alpha", ATTACK, "w" * 60, " ", "e"])
+    path = folder / "explorer.html"
+    path.write_text(explorer_page("x", table, {"00000": {}}, [results], [candidates], PARTS), encoding="utf-8")
+    return path, table
+
+
+def expected_tokens(table, sample, timestep):
+    """What is shown of each position at a timestep, by a plain loop: its kind and its token id."""
+    entries = table[(table["sample_idx"] == sample) & ~table["after_eos"]]
+    found = []
+    for position in range(entries["relative_position"].max() + 1):
+        of_position = entries[entries["relative_position"] == position].sort_values("timestep")
+        final, made_now = of_position.iloc[-1], of_position[of_position["timestep"] == timestep]
+        if final["timestep"] < timestep:
+            found.append(("fresh" if final["timestep"] == timestep - 1 else "committed", final["final_token_id"]))
+        elif len(made_now):
+            found.append(("guessed", made_now.iloc[0]["top1_token_id"]))
+        else:
+            found.append(("masked", None))
+    return found
+
+
+def shown_tokens(page):
+    """The kind and the text of each token of the page."""
+    kinds = ("fresh", "guessed", "masked")
+    tokens = page.locator(".token").evaluate_all(
+        "tokens => tokens.map(token => [[...token.classList], token.textContent])"
+    )
+    return [(next((kind for kind in kinds if kind in classes), "committed"), text) for classes, text in tokens]
+
+
+def boxes_of(page):
+    return page.locator(".token").evaluate_all(
+        "tokens => tokens.map(token => { const box = token.getBoundingClientRect();"
+        " return [box.left, box.top, box.width, box.height].map(Math.round); })"
+    )
+
+
+@pytest.mark.parametrize(("name", "sample"), [*(("any_order", sample) for sample in range(4)), ("explorer", 2)])
+def test_each_timestep_shows_what_was_committed_and_what_it_predicts(open_page, request, name, sample):
+    path, table = request.getfixturevalue(name)
+    page = open_page(path, ".token", at=f"sample={sample}")
+    whole, boxes = shown_tokens(page), boxes_of(page)
+    text_of = {int(token): text for token, text in token_texts(path).items()}
+    shares = "tokens => tokens.map(token => token.style.getPropertyValue('--share'))"
+    coloured = page.locator(".token").evaluate_all(shares)
+    count = int(page.locator("#timestep").get_attribute("max"))
+    assert count == table[(table["sample_idx"] == sample) & ~table["after_eos"]]["timestep"].max() + 1
+    for timestep in range(count):
+        page.locator("#timestep").fill(str(timestep))
+        shown = shown_tokens(page)
+        expected = expected_tokens(table, sample, timestep)
+        assert [kind for kind, _ in shown] == [kind for kind, _ in expected]
+        for (_, text), (kind, token) in zip(shown, expected, strict=True):
+            assert text == ("▢" if kind == "masked" else text_of[token])
+        revealed = [kind in ("committed", "fresh") for kind, _ in expected]
+        now = page.locator(".token").evaluate_all(shares)
+        assert now == [share if there else "" for share, there in zip(coloured, revealed, strict=True)]
+        assert page.locator("#moment").inner_text().startswith(f"{timestep} of {count} timesteps, {sum(revealed)} of ")
+        assert boxes_of(page) == boxes  # nothing moves
+    page.locator("#timestep").fill(str(count))
+    assert shown_tokens(page) == whole
+
+
+def token_texts(path):
+    """How the page of a made-up run shows each of its tokens."""
+    texts = read_candidates(next(path.parent.glob("*.candidates.json.gz")))["token_texts"]
+    return label_texts(texts)
+
+
+def test_a_sample_plays_from_its_first_timestep_to_its_last_and_stops(open_page, any_order):
+    page = open_page(any_order[0], ".token", at="sample=1")
+    page.clock.install()
+    whole = shown_tokens(page)
+    page.locator("#play").click()
+    seen = []
+    for _ in range(6):
+        seen.append(page.locator("#timestep").input_value())
+        assert page.locator("#play").inner_text() == "❚❚ Pause"
+        page.clock.run_for(700)
+    assert seen == ["0", "1", "2", "3", "4", "5"]
+    assert page.locator("#play").inner_text() == "▶ Play"
+    assert shown_tokens(page) == whole
+    page.locator("#play").click()
+    page.clock.run_for(1400)
+    page.locator("#play").click()
+    page.clock.run_for(5000)
+    assert page.locator("#timestep").input_value() == "2"
+    page.locator("#play").click()
+    page.locator("#list [role=option]").first.click()  # another sample: whole, and at rest
+    page.clock.run_for(5000)
+    assert page.locator("#play").inner_text() == "▶ Play"
+    assert page.locator("#timestep").input_value() == page.locator("#timestep").get_attribute("max")
+
+
+def test_the_player_is_used_by_keyboard_alone(open_page, any_order):
+    page = open_page(any_order[0], ".token", at="sample=1")
+    page.clock.install()
+    page.focus("#list")
+    reached = []
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.classList[0]"))
+    assert reached == ["token", "play", "timestep"]
+    for key, timestep in [("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 6)]:
+        page.keyboard.press(key)
+        assert page.locator("#timestep").input_value() == str(timestep)
+    assert page.locator("#timestep").get_attribute("aria-valuetext") == "6 of 6 timesteps, 6 of 6 tokens"
+    page.keyboard.press(" ")
+    page.clock.run_for(1400)
+    page.keyboard.press(" ")
+    page.clock.run_for(5000)
+    assert page.locator("#timestep").input_value() == "2"
+    page.focus("#play")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#timestep").input_value() == "3"
+    page.keyboard.press(" ")
+    page.clock.run_for(700)
+    page.keyboard.press("ArrowLeft")  # stops it
+    page.clock.run_for(5000)
+    assert page.locator("#timestep").input_value() == "4"
+
+
+def test_nothing_moves_by_itself_where_less_motion_is_preferred(open_page, any_order):
+    page = open_page(any_order[0], ".token", at="sample=1", reduced_motion="reduce")
+    page.clock.install()
+    assert page.locator("#play").inner_text() == "Next timestep"
+    page.locator("#play").click()
+    page.locator("#play").click()
+    page.clock.run_for(10_000)
+    assert page.locator("#timestep").input_value() == "1"
+    assert page.locator(".token").first.evaluate("token => getComputedStyle(token).transitionDuration") == "0s"
+
+
+def test_a_link_leads_to_a_timestep(open_page, any_order):
+    page = open_page(any_order[0], ".token", at="sample=1&timestep=2")
+    assert page.locator("#timestep").input_value() == "2"
+    page.locator("#timestep").fill("4")
+    assert "timestep=4" in page.evaluate("location.hash")
+    page.locator("#timestep").fill("6")
+    assert "timestep" not in page.evaluate("location.hash")
+    page.evaluate("location.hash = '#sample=1&timestep=99'")
+    page.wait_for_function("document.querySelector('#timestep').value === '5'")
+
+
+def test_the_table_says_which_position_was_revealed_last(open_page, any_order):
+    page = open_page(any_order[0], ".token", at="sample=1&position=0")
+    rows = rows_of(page)
+    assert rows["Timestep"] == ["2", "4", "5"]  # position 0 is committed at timestep 5; horizons 4, 2 and 1
+    assert [cell.rpartition(" at ")[2] for cell in rows["Last revealed"]] == ["5", "1", "1"]
+    page = open_page(any_order[0], ".token", at="sample=3&position=3&timestep=3")
+    assert rows_of(page)["Timestep"] == ["1", "2"]
+    assert rows_of(page)["Last revealed"] == ["after the end, at 4", "after the end, at 5"]
+    assert page.locator("#moment").inner_text() == "3 of 6 timesteps, 1 of 4 tokens, 2 after the end"
+
+
+def rows_of(page):
+    """The cells of the table of predictions, by the name of their row."""
+    rows = page.locator("#detail tbody tr").all()
+    return {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows}
+
+
+def test_a_phone_plays_without_scrolling_sideways(open_page, any_order):
+    page = open_page(any_order[0], ".token", at="sample=2", viewport={"width": 360, "height": 740}, has_touch=True)
+    for timestep in range(4):
+        page.locator("#timestep").fill(str(timestep))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        heights = page.locator("#play, #timestep").evaluate_all(
+            "controls => controls.map(control => control.getBoundingClientRect().height)"
+        )
+        assert min(heights) >= 36
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_faint_can_be_read(open_page, any_order, scheme):
+    page = open_page(any_order[0], ".token", at="sample=1&timestep=1", color_scheme=scheme)
+    for selector in (".token.guessed", ".token.masked", ".token.fresh", "#moment", "#playing", "#play"):
+        ratios = [element.evaluate(CONTRAST) for element in page.locator(selector).all()]
+        assert ratios, selector
         assert min(ratios) >= 4.5, f"{selector} in {scheme}"
 
 

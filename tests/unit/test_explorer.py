@@ -11,7 +11,7 @@ import pytest
 from horizons.errors import UserError
 from horizons.report.explorer import data_block, encode_run, explorer_page
 from horizons.store.files import read_results
-from made_up import ODD_TEXTS, make_table, write_run
+from made_up import ODD_TEXTS, make_any_order_table, make_table, write_run
 
 FOLDER = Path(__file__).parents[2] / "workflow" / "report" / "explorer"
 PARTS = {
@@ -141,3 +141,39 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     results, candidates = write_run(tmp_path, table, list("abcde"))
     with pytest.raises(UserError, match="run 00000: sample 1 has 36 entries"):
         encode_run(table.iloc[:-1], read_results(results), read_results(candidates))
+
+
+def test_the_timestep_of_each_commit_is_there_where_it_is_not_the_position(tmp_path):
+    commits = [[0, 1, 2, 3, 4, 5], [5, 3, 0, 0, 2, 1]]
+    table = make_any_order_table(commits)
+    table["after_eos"] = table["relative_position"] > 3
+    results, candidates = write_run(tmp_path, table, list("abcde"))
+    first, second = encode_run(table, read_results(results), read_results(candidates))["samples"]
+    assert "commit" not in first
+    assert second["commit"] == commits[1]
+    for sample, timesteps in zip((first, second), commits, strict=True):
+        made = [timesteps[at] + 1 - h for at, h in zip(sample["position"], sample["horizon"], strict=True)]
+        entries = table[(table["question_id"] == sample["id"]) & ~table["after_eos"]]
+        assert made == entries["timestep"].tolist()
+
+
+def test_a_position_that_was_never_committed_has_no_timestep(tmp_path):
+    table = make_any_order_table([[1, 0, 2, 2]])
+    table["after_eos"] = table["relative_position"] > 1
+    results, candidates = write_run(tmp_path, table, list("abcde"), [{"output_ids": [0, 1, 9, 3, 4]}])
+    table = table[table["relative_position"] != 2]
+    chosen = read_results(candidates)
+    kept = table.index.tolist()
+    for name in ("token_ids", "probabilities"):
+        chosen["samples"][0][name] = [chosen["samples"][0][name][entry] for entry in kept]
+    (sample,) = encode_run(table, read_results(results), chosen)["samples"]
+    assert sample["commit"] == [1, 0, None, 2, None]
+
+
+def test_commits_in_any_order_hardly_add_to_a_page(tmp_path):
+    texts = [f"token{number}" for number in range(126_000)]
+    random = np.random.default_rng(0)
+    table = make_any_order_table([random.permutation(64).tolist() for _ in range(100)], horizons=(1, 2, 4, 8))
+    table["final_token_id"] = random.integers(0, len(texts), len(table))
+    table["top1_token_id"] = random.integers(0, len(texts), len(table))
+    assert len(build(tmp_path, table, texts).encode()) < 5_000_000

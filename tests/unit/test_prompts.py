@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from horizons.config import Dataset, parse_experiment
+from horizons.config import Dataset, expand_runs, parse_experiment
 from horizons.divergence import measure_divergence
 from horizons.errors import UserError
-from horizons.prompts import load_prompts, local_path, require_samples
+from horizons.prompts import compares_speed, load_prompts, local_path, require_samples
 from horizons.store.files import read_results
 from horizons.store.tables import read_tables, write_table
 from triples import random_samples, write_triple
@@ -193,3 +193,29 @@ def test_a_home_folder_is_expanded_where_there_is_one(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert local_path("~/prompts.jsonl") == tmp_path / "prompts.jsonl"
     assert local_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+def experiment_of(folder, label, **generation):
+    lines = [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"} | ({"label": "z"} if label else {})]
+    (folder / "p.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    sweep = {f"generation.{key}": values for key, values in generation.items()}
+    content = {"model": {"name": "m"}, "dataset": {"path": str(folder / "p.jsonl")}, "sweep": sweep}
+    content["generation"] = {"max_tokens": 8, "horizons": [1], "horizons_in": "timesteps"}
+    return expand_runs(parse_experiment(content, "x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("swept", "differ"),
+    [
+        ({}, False),
+        ({"temperature": [0.0, 1.0]}, False),
+        ({"cfg_scale": [1.0, 2.0]}, False),
+        ({"cfg_scale": [0.0, 2.0]}, True),
+        ({"block_length": [1, 4]}, True),
+        ({"block_length": [4], "steps": [8, 4]}, True),
+    ],
+    ids=str,
+)
+def test_scores_are_set_against_speeds_where_there_are_scores_and_speeds_can_differ(tmp_path, swept, differ):
+    assert compares_speed(experiment_of(tmp_path, True, **swept)) == differ
+    assert not compares_speed(experiment_of(tmp_path, False, **swept))

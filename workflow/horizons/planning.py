@@ -12,7 +12,7 @@ from horizons.devices import visible_devices
 from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
-from horizons.prompts import load_prompts
+from horizons.prompts import compares_speed, load_prompts
 from horizons.schedule import check_blocks, most_entries, most_remembered
 from horizons.store.files import MAX_HEADER_SIZE
 from horizons.store.layout import ITEM_BYTES, header_size
@@ -83,7 +83,8 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
     saving = experiment.generation.save_logits
     runs: list[RunPlan] = []
     shards_needed: list[int | None] = []
-    for run in expand_runs(experiment):
+    expanded = expand_runs(experiment)
+    for run in expanded:
         config = run.config
         samples, _ = prompt_sizes(config.dataset)
         first, last = samples * run.shard // config.shards, samples * (run.shard + 1) // config.shards
@@ -95,7 +96,7 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
         runs.append(plan_run(run, last - first, size, dtype))
         if run.shard == 0:
             shards_needed.append(_shards_needed(run, samples, size, dtype))
-    jobs = STAGES_OF_A_RUN * len(runs) + STAGES_OF_ALL if saving else len(runs)
+    jobs = STAGES_OF_A_RUN * len(runs) + STAGES_OF_ALL + compares_speed(expanded) if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 

@@ -2,10 +2,11 @@
 
 import codecs
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from horizons.config import Dataset, Experiment, describe_point, expand_runs
+from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs
 from horizons.errors import UserError
 from horizons.strict_json import parse_json, shorten
 
@@ -82,6 +83,19 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
                 f"{source}: plots.samples holds {sample!r}, which no prompt has as its id; is it {close[0]!r}?"
             )
     return experiment.plots.samples or ids[:1]
+
+
+def compares_speed(runs: Iterable[Run]) -> bool:
+    """Whether runs may differ in speed, by their order or their guidance, and have scores to set against it.
+
+    Raises UserError for prompts that can't be loaded.
+    """
+    runs = list(runs)
+    left_to_right = all(run.config.generation.is_left_to_right for run in runs)
+    if left_to_right and len({run.config.generation.cfg_scale > 0 for run in runs}) == 1:
+        return False
+    datasets = dict.fromkeys(run.config.dataset for run in runs)
+    return any(prompt.label is not None for dataset in datasets for prompt in load_prompts(dataset))
 
 
 def _load_at(where: str, dataset: Dataset) -> list[Prompt]:

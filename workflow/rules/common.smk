@@ -20,7 +20,7 @@ from horizons.errors import UserError
 from horizons.logs import INTERRUPTED
 from horizons.models.facts import checkpoint_files
 from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
-from horizons.prompts import local_path, require_samples
+from horizons.prompts import compares_speed, local_path, require_samples
 from horizons.recorded import difference, same_runs
 from horizons.store.aside import set_aside
 from horizons.store.custody import SEAL, NoRecord, change_since, read_sealed, record_of_run
@@ -31,6 +31,8 @@ CONFIG = Path("config")
 # On a cluster where the workflow was started: each takes seconds, once an experiment, and reads tables alone.
 localrules:
     plot,
+    plot_any_order,
+    speed,
     explorer,
     summarize,
 
@@ -135,6 +137,35 @@ def results_of(wildcards) -> list[str]:
         elif summary.exists() and (found := change_since(summary.with_name(SEAL), "summary", read=True)):
             make_anew(summary, found)
     return of_all_runs(rules.generate.output.results, wildcards.experiment)
+
+
+def is_left_to_right(experiment: str) -> bool:
+    """Whether every run of an experiment commits one position a timestep, the next one."""
+    return all(run.config.generation.is_left_to_right for run in runs_of(experiment).values())
+
+
+def tables_of(wildcards, left_to_right: bool) -> list[str]:
+    """The tables of all runs for the rule that draws experiments of this order; for the other a file that is not there.
+
+    Two rules make most figures, one for each order; Snakemake takes the one whose inputs are there.
+    """
+    if is_left_to_right(wildcards.experiment) == left_to_right:
+        return of_all_runs(rules.divergence.output.table, wildcards.experiment)
+    order = "one left to right" if left_to_right else "one that is not left to right"
+    return local(f"config/{wildcards.experiment}.yaml as {order}")
+
+
+def pages_of(wildcards) -> list[str]:
+    """The figures that an experiment has, and its explorer."""
+    drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
+    outputs = [*drawn, *(rules.speed.output if has_speeds(wildcards.experiment) else []), rules.explorer.output.page]
+    return [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
+
+
+@cache
+def has_speeds(experiment: str) -> bool:
+    """Whether scores of an experiment are set against its speeds."""
+    return compares_speed(runs_of(experiment).values())
 
 
 def require_for_report(summary: Path) -> None:

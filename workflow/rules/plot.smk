@@ -1,6 +1,8 @@
 """Draw what an experiment found, one figure a question.
 
 Input: the tables of all its runs, the texts of their tokens, and the style file. Output: each figure as PNG and SVG.
+What asks about the next positions is drawn where all runs are left to right; any other experiment has the order of its
+commits instead. Where runs differ in speed, `speed` sets the score against it.
 """
 
 # Figures by name, each with the question that it answers.
@@ -13,11 +15,13 @@ FIGURES = {
     "calibration": "6. Is a confident early prediction right?",
     "trellis": "7. What was predicted for each position, and when?",
 }
+ANY_ORDER = {name: question for name, question in FIGURES.items() if name != "acceptance"}
+ANY_ORDER["commit_order"] = "8. In which order are positions committed?"
 
 
 rule plot:
     input:
-        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        tables=lambda wildcards: tables_of(wildcards, left_to_right=True),
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
@@ -34,5 +38,38 @@ rule plot:
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
         samples=lambda wildcards: samples_of(wildcards.experiment),
+        left_to_right=lambda wildcards: is_left_to_right(wildcards.experiment),
     script:
         "../scripts/plot.py"
+
+
+use rule plot as plot_any_order with:
+    input:
+        **{**rules.plot.input, "tables": lambda wildcards: tables_of(wildcards, left_to_right=False)},
+    output:
+        [figure(name, question) for name, question in ANY_ORDER.items()],
+        svg=expand("results/{experiment}/plots/{figure}.svg", figure=ANY_ORDER, allow_missing=True),
+    log:
+        "logs/plot_any_order/{experiment}.log",
+    benchmark:
+        "benchmarks/plot_any_order/{experiment}.tsv"
+
+
+rule speed:
+    input:
+        results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
+        style=local("workflow/report/horizons.mplstyle"),
+    output:
+        figure("speed", "9. What does speed cost?"),
+        svg="results/{experiment}/plots/speed.svg",
+    log:
+        "logs/speed/{experiment}.log",
+    benchmark:
+        "benchmarks/speed/{experiment}.tsv"
+    conda:
+        "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: points_of(wildcards.experiment),
+    script:
+        "../scripts/speed.py"

@@ -15,7 +15,7 @@ rule summarize:
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         results=results_of,
         validations=lambda wildcards: of_all_runs(rules.validate.output.report, wildcards.experiment),
-        pages=[*rules.plot.output, rules.explorer.output.page],
+        pages=pages_of,
     output:
         summary=report(
             "results/{experiment}/summary.csv",

@@ -20,4 +20,5 @@ if __name__ == "__main__":
             Path(snakemake.input.style),
             Path(snakemake.output[0]).parent,
             snakemake.threads,
+            snakemake.params.left_to_right,
         )

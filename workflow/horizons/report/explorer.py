@@ -123,6 +123,7 @@ def _encode_sample(
 ) -> dict[str, Any]:
     """One sample: numbers as lists with one item an entry, candidates as lists with five."""
     kept = np.flatnonzero(~rows["after_eos"].to_numpy())
+    commits = _commits(rows, len(output["output_ids"]))
     rows = rows.iloc[kept]
     length = int(rows["relative_position"].max()) + 1
     prompt = output["prompt"]
@@ -135,6 +136,7 @@ def _encode_sample(
         "prompt": messages,
         "output": [index(token_id) for token_id in output["output_ids"][:length]],
         "beyond": len(output["output_ids"]) - length,
+        **({} if commits == list(range(len(commits))) else {"commit": commits}),
         "position": rows["relative_position"].tolist(),
         "horizon": rows["horizon"].tolist(),
         "kl": list(_significant(rows[column_of(rows, "kl")])),
@@ -147,6 +149,12 @@ def _encode_sample(
         "candidates": [index(token_id) for entry in kept for token_id in chosen["token_ids"][entry]],
         "probabilities": _scaled(value for entry in kept for value in chosen["probabilities"][entry]),
     }
+
+
+def _commits(rows: pd.DataFrame, length: int) -> list[int | None]:
+    """The timestep at which each position was committed, also beyond the end of the text; None where it never was."""
+    final = rows[rows["horizon"] == 1].set_index("relative_position")["timestep"].to_dict()
+    return [final.get(position) for position in range(length)]
 
 
 def _significant(values: Iterable[float]) -> Iterator[float | int | None]:

@@ -16,8 +16,13 @@ const COLOURS = Object.keys(NUMBERS).filter((number) => number !== "final_token_
 const $ = (id) => document.getElementById(id);
 const readJson = (id) => JSON.parse($(id).textContent);
 const runs = readJson("runs");
-const state = { run: null, sample: 0, position: 0, number: "kl", horizon: null, task: "", score: "all", sort: "order" };
+const state = { run: null, sample: 0, position: 0, number: "kl", horizon: null, task: "", score: "all", sort: "order",
+  timestep: null }; // the one that is played, whose forward pass is shown before it commits; null is the whole text
 let run = null; // the data of the chosen run
+let most = 1; // what stands at the dark end of the scale of colours
+let timer = null; // of the sample that plays
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const MASK = "▢"; // hatched, so that it is taken for no token
 let listed = []; // the numbers of the samples in the list, in its order
 
 /** An element; text goes in as text, whatever it looks like. */
@@ -63,8 +68,30 @@ function entriesAt(sample, position) {
   return sample.at[position];
 }
 
+/** The timestep at which a position was committed, also beyond the end of the text; null where it never was. */
+function commitOf(sample, position) {
+  return sample.commit ? sample.commit[position] : position;
+}
+
+/** The positions committed before a timestep. */
+function revealedBefore(sample, timestep) {
+  const commits = sample.commit ?? sample.output.map((_, position) => position);
+  return commits.flatMap((at, position) => (at !== null && at < timestep ? [position] : []));
+}
+
 function timestepOf(sample, entry) {
-  return sample.position[entry] + 1 - sample.horizon[entry];
+  return commitOf(sample, sample.position[entry]) + 1 - sample.horizon[entry];
+}
+
+/** How many timesteps it took to the last position shown. */
+function timestepsOf(sample) {
+  return sample.output.reduce((most, _, position) => Math.max(most, commitOf(sample, position) + 1), 0);
+}
+
+/** The position committed last before a timestep, of several the largest; -1 before the first. */
+function lastRevealed(sample, timestep) {
+  return revealedBefore(sample, timestep).reduce((last, position) =>
+    (last < 0 || commitOf(sample, position) >= commitOf(sample, last) ? position : last), -1);
 }
 
 /** All values of the chosen number at the chosen horizon in a sample. */
@@ -124,7 +151,10 @@ function showList() {
       make("span", { class: "mean" }, format(means[number])));
   }));
   if (!listed.length) $("list").append(make("li", { class: "empty" }, "No sample is like this."));
-  if (listed.length && !listed.includes(state.sample)) Object.assign(state, { sample: listed[0], position: 0 });
+  if (listed.length && !listed.includes(state.sample)) {
+    stop();
+    Object.assign(state, { sample: listed[0], position: 0, timestep: null });
+  }
   markSample();
 }
 
@@ -148,42 +178,141 @@ function showText() {
   const parts = sample.prompt.map(([role, content]) =>
     make("div", { dir: "auto" }, ...(role ? [make("b", {}, role)] : []), content));
   $("prompt").replaceChildren(...parts);
-  const most = highest();
+  most = highest();
   const elements = sample.output.flatMap((token, position) => {
-    const text = run.tokens[token];
-    const button = make("button", { type: "button", class: "token", "data-position": position, tabindex: -1, dir: "auto" },
-      visible(token));
-    const entry = entriesAt(sample, position).find((each) => sample.horizon[each] === state.horizon);
-    if (entry === undefined) {
-      button.classList.add("none");
-      button.title = `no prediction at horizon ${state.horizon}`;
-    } else {
-      const value = numberOf(sample, entry, state.number);
-      button.style.setProperty("--share", `${100 * Math.min(1, value / most)}%`);
-      button.title = `${nameOf(state.number)} ${format(value)}${NUMBERS[state.number].unit}`;
-      if (!sample.top1_agreement[entry]) button.classList.add("differs");
-    }
-    return /[\r\n]/.test(text) ? [button, make("span", { class: "break" })] : [button];
+    const button = make("button", { type: "button", class: "token", "data-position": position, dir: "auto" });
+    return /[\r\n]/.test(run.tokens[token]) ? [button, make("span", { class: "break" })] : [button];
   });
   $("tokens").replaceChildren(...elements);
+  $("timestep").max = timestepsOf(sample);
+  if (state.timestep !== null) state.timestep = Math.min(state.timestep, timestepsOf(sample) - 1);
+  showTimestep();
   $("low").textContent = "0";
   $("high").textContent = (NUMBERS[state.number].highest ? "" : "≥ ") + format(most) + NUMBERS[state.number].unit;
-  $("meaning").textContent = `${nameOf(state.number)} at horizon ${state.horizon}; underlined: its most probable ` +
-    "token is not the final prediction's; dashed: no prediction";
+  const unit = sample.commit ? " (timesteps up to the commit)" : "";
+  $("meaning").textContent = `${nameOf(state.number)} at horizon ${state.horizon}${unit}; underlined: its most ` +
+    "probable token is not the final prediction's; dashed: no prediction";
   $("beyond").textContent = sample.beyond ? `${sample.beyond} positions after the end of the text are left out.` : "";
   choosePosition(Math.min(state.position, sample.output.length - 1), false);
 }
 
+/** A token as it was committed, coloured by the chosen number at the chosen horizon. */
+function showCommitted(button, sample, position) {
+  button.textContent = visible(sample.output[position]);
+  button.className = "token";
+  button.style.setProperty("--share", "");
+  const entry = entriesAt(sample, position).find((each) => sample.horizon[each] === state.horizon);
+  if (entry === undefined) {
+    button.classList.add("none");
+    button.title = `no prediction at horizon ${state.horizon}`;
+    return;
+  }
+  const value = numberOf(sample, entry, state.number);
+  button.style.setProperty("--share", `${100 * Math.min(1, value / most)}%`);
+  button.title = `${nameOf(state.number)} ${format(value)}${NUMBERS[state.number].unit}`;
+  if (!sample.top1_agreement[entry]) button.classList.add("differs");
+}
+
+/** A position that is still masked: what is predicted for it, where that was recorded. */
+function showMasked(button, sample, position) {
+  const entry = entriesAt(sample, position).find((each) => timestepOf(sample, each) === state.timestep);
+  button.style.setProperty("--share", "");
+  button.className = entry === undefined ? "token masked" : "token guessed";
+  const guess = entry === undefined ? null : sample.candidates[entry * run.candidates];
+  button.textContent = guess === null ? MASK : visible(guess);
+  button.title = guess === null ? "masked; no prediction was recorded" :
+    `masked; predicted at horizon ${sample.horizon[entry]}: ${visible(guess)} ${format(numberOf(sample, entry, "confidence"))}`;
+  if (guess !== null && guess !== sample.output[position]) button.classList.add("differs");
+}
+
+/** The text as it is at the chosen timestep: before its commits, with what its forward pass predicts. */
+function showTimestep() {
+  const sample = run.samples[state.sample], buttons = [...$("tokens").querySelectorAll("button")];
+  const count = timestepsOf(sample), timestep = state.timestep ?? count;
+  buttons.forEach((button, position) => {
+    Object.assign(button.style, { width: "", height: "" });
+    showCommitted(button, sample, position);
+  });
+  if (state.timestep !== null) {
+    const sizes = buttons.map((button) => button.getBoundingClientRect());
+    buttons.forEach((button, position) => {
+      const { width, height } = sizes[position]; // kept, so that nothing moves while masks fill in
+      Object.assign(button.style, { width: `${width}px`, height: `${height}px` });
+      if (commitOf(sample, position) >= timestep) showMasked(button, sample, position);
+      else if (commitOf(sample, position) === timestep - 1) button.classList.add("fresh");
+    });
+  }
+  const revealed = revealedBefore(sample, timestep);
+  const within = revealed.filter((position) => position < buttons.length).length, beyond = revealed.length - within;
+  const moment = `${timestep} of ${count} timesteps, ${within} of ${buttons.length} tokens` +
+    (beyond ? `, ${beyond} after the end` : "");
+  $("timestep").value = timestep;
+  $("timestep").setAttribute("aria-valuetext", moment);
+  $("moment").textContent = moment;
+  $("playing").hidden = state.timestep === null;
+  markPosition();
+}
+
+/** Step to a timestep; after the last the whole text is shown. */
+function goTo(timestep) {
+  const count = timestepsOf(run.samples[state.sample]);
+  state.timestep = timestep >= count ? null : Math.max(0, timestep);
+  showTimestep();
+  remember();
+}
+
+function stepBy(steps) {
+  goTo((state.timestep ?? timestepsOf(run.samples[state.sample])) + steps);
+}
+
+/** Go on to the next timestep; from the whole text to the first. */
+function goOn() {
+  if (state.timestep === null) goTo(0);
+  else stepBy(1);
+}
+
+/** Start or stop playing. Who prefers less motion steps instead: nothing moves but what they move. */
+function play() {
+  if (calm.matches) return goOn();
+  if (timer !== null) {
+    stop();
+    return remember();
+  }
+  goOn();
+  const pause = Math.max(150, Math.min(700, 8000 / timestepsOf(run.samples[state.sample])));
+  timer = setInterval(() => {
+    stepBy(1);
+    if (state.timestep !== null) return;
+    stop();
+    remember();
+  }, pause);
+  namePlay();
+}
+
+function stop() {
+  clearInterval(timer);
+  timer = null;
+  namePlay();
+}
+
+function namePlay() {
+  $("play").textContent = calm.matches ? "Next timestep" : timer === null ? "▶ Play" : "❚❚ Pause";
+}
+
 function choosePosition(position, focus = true) {
   state.position = position;
+  markPosition(focus);
+  showDetail();
+  remember();
+}
+
+function markPosition(focus = false) {
   for (const button of $("tokens").querySelectorAll("button")) {
-    const chosen = Number(button.dataset.position) === position;
+    const chosen = Number(button.dataset.position) === state.position;
     button.setAttribute("aria-pressed", chosen);
     button.tabIndex = chosen ? 0 : -1;
     if (chosen && focus) button.focus();
   }
-  showDetail();
-  remember();
 }
 
 function showDetail() {
@@ -204,8 +333,11 @@ function tableOf(sample, entries) {
   const row = (name, cell) => make("tr", {}, make("th", { scope: "row" }, name), ...entries.map(cell));
   const timesteps = row("Timestep", (entry) => make("td", {}, String(timestepOf(sample, entry))));
   const revealed = row("Last revealed", (entry) => {
-    const last = timestepOf(sample, entry) - 1;
-    return make("td", {}, last < 0 ? "prompt" : make("span", { class: "guess" }, visible(sample.output[last])));
+    const last = lastRevealed(sample, timestepOf(sample, entry));
+    if (last < 0) return make("td", {}, "prompt");
+    if (last >= sample.output.length) return make("td", {}, `after the end, at ${last}`);
+    const where = sample.commit ? [` at ${last}`] : [];
+    return make("td", {}, make("span", { class: "guess" }, visible(sample.output[last])), ...where);
   });
   const candidates = Array.from({ length: run.candidates }, (_, place) => row(`Candidate ${place + 1}`, (entry) => {
     const at = entry * run.candidates + place;
@@ -255,8 +387,9 @@ function chart(sample, entries) {
 
 /** Keep what is shown in the address, so that it can be linked to. */
 function remember() {
-  const { run: number, sample, position, number: colour, horizon } = state;
-  history.replaceState(null, "", `#${new URLSearchParams({ run: number, sample, position, number: colour, horizon })}`);
+  const { run: number, sample, position, number: colour, horizon, timestep } = state;
+  const shown = { run: number, sample, position, number: colour, horizon, ...(timestep === null ? {} : { timestep }) };
+  if (timer === null) history.replaceState(null, "", `#${new URLSearchParams(shown)}`);
 }
 
 /** What the address asks for, as far as there is such a thing. */
@@ -269,6 +402,7 @@ function recall() {
   const within = (name, end) => Math.max(0, Math.min(Number.parseInt(asked.get(name) ?? 0, 10) || 0, end - 1));
   state.sample = asked.has("sample") ? within("sample", run.samples.length) : run.opening;
   state.position = within("position", run.samples[state.sample].output.length);
+  state.timestep = asked.has("timestep") ? within("timestep", timestepsOf(run.samples[state.sample])) : null;
   if (run.horizons.includes(Number(asked.get("horizon")))) state.horizon = Number(asked.get("horizon"));
   $("horizon").value = state.horizon;
   $("number").value = state.number;
@@ -286,15 +420,17 @@ function keyTarget(key, place, count, back, forward) {
 }
 
 function chooseSample(number) {
-  Object.assign(state, { sample: number, position: 0 });
+  stop();
+  Object.assign(state, { sample: number, position: 0, timestep: null });
   markSample();
   showText();
 }
 
 function listen() {
   $("run").addEventListener("change", ({ target }) => {
+    stop();
     openRun(target.value);
-    Object.assign(state, { sample: run.opening, position: 0 });
+    Object.assign(state, { sample: run.opening, position: 0, timestep: null });
     show();
   });
   for (const name of ["number", "horizon", "task", "score", "sort"]) {
@@ -325,10 +461,22 @@ function listen() {
     event.preventDefault();
     choosePosition(to);
   });
-  window.addEventListener("hashchange", () => { recall(); show(); });
+  $("play").addEventListener("click", play);
+  $("timestep").addEventListener("input", ({ target }) => { stop(); goTo(Number(target.value)); });
+  $("player").addEventListener("keydown", (event) => {
+    const steps = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (event.target.id === "timestep" && event.key === " ") play();
+    else if (event.target.id === "play" && steps) { stop(); stepBy(steps); }
+    else return;
+    event.preventDefault();
+  });
+  calm.addEventListener("change", stop);
+  window.addEventListener("resize", showTimestep);
+  window.addEventListener("hashchange", () => { stop(); recall(); show(); });
   for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
 }
 
 recall();
 listen();
+namePlay();
 show();

@@ -4,25 +4,25 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from horizons.report.figures.frame import Lines, draw_lines, horizon_axis, open_frame
+from horizons.report.figures.frame import POSITIONS_AHEAD, HorizonNames, Lines, draw_lines, horizon_axis, open_frame
 from horizons.report.figures.intervals import count_infinite, describe_bars, means_by
 from horizons.store.tables import column_of, qualifier
 
 AHEAD = [1, 2, 4, 8]  # how many tokens would be accepted together
 
 
-def divergence_by_horizon(table: pd.DataFrame, lines: Lines) -> Figure:
+def divergence_by_horizon(table: pd.DataFrame, lines: Lines, names: HorizonNames = POSITIONS_AHEAD) -> Figure:
     """Mean KL and JS divergence from the final prediction by horizon."""
     notes = [describe_bars(table), *count_infinite(table, column_of(table, "kl"))]
     figure, axes = open_frame("How far is a prediction from the final one?", [*notes, *lines.unnamed], lines, columns=2)
     for panel, number, label in zip(axes[0], ["kl", "js"], ["KL", "JS"], strict=True):
-        _by_horizon(panel, table, column_of(table, number), lines)
+        _by_horizon(panel, table, column_of(table, number), lines, names)
         panel.set_ylabel(f"{label} divergence{qualifier(table, number)} (nats)")
         panel.set_ylim(bottom=0)
     return figure
 
 
-def agreement_by_horizon(table: pd.DataFrame, lines: Lines) -> Figure:
+def agreement_by_horizon(table: pd.DataFrame, lines: Lines, names: HorizonNames = POSITIONS_AHEAD) -> Figure:
     """How often a prediction's most probable token, and its five, are those of the final prediction."""
     notes = [describe_bars(table), *lines.unnamed]
     figure, axes = open_frame(
@@ -30,14 +30,14 @@ def agreement_by_horizon(table: pd.DataFrame, lines: Lines) -> Figure:
     )
     labels = ["Top-1 agreement", "Top-5 agreement"]
     for panel, number, label in zip(axes[0], ["top1_agreement", "top5_agreement"], labels, strict=True):
-        _by_horizon(panel, table, number, lines)
+        _by_horizon(panel, table, number, lines, names)
         panel.set_ylabel(f"{label} (fraction)")
         panel.set_ylim(0, 1.02)
     return figure
 
 
-def _by_horizon(panel: plt.Axes, table: pd.DataFrame, number: str, lines: Lines) -> None:
-    horizon_axis(panel, table["horizon"].unique() if len(table) else [1])
+def _by_horizon(panel: plt.Axes, table: pd.DataFrame, number: str, lines: Lines, names: HorizonNames) -> None:
+    horizon_axis(panel, table["horizon"].unique() if len(table) else [1], names.axis)
     draw_lines(panel, means_by(table, ["point", "horizon"], number), "horizon", "point", lines)
 
 

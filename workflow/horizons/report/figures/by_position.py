@@ -7,6 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from horizons.report.figures.frame import (
+    POSITIONS_AHEAD,
+    HorizonNames,
     horizon_lines,
     label_outer,
     name_panel,
@@ -21,12 +23,14 @@ BAND = (0.1, 0.9)  # quantiles over samples
 FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing is drawn
 
 
-def divergence_by_position(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+def divergence_by_position(
+    table: pd.DataFrame, labels: Mapping[str, str], names: HorizonNames = POSITIONS_AHEAD
+) -> Figure:
     """Median KL by position, one line a horizon and one panel a point of `labels`, band over samples."""
     ahead = table[table["horizon"] > 1]
     shown, columns, missing = panels_of(labels, 2)
     horizons = sorted(ahead["horizon"].unique())
-    lines = horizon_lines(horizons)._replace(markers=dict.fromkeys(horizons, ""))
+    lines = horizon_lines(horizons, names)._replace(markers=dict.fromkeys(horizons, ""))
     spread = spread_by_position(ahead[ahead["point"].isin(list(shown))])
     figure, axes = open_frame(
         "Where in the text do predictions differ from the final one?",

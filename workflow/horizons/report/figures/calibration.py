@@ -7,6 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from horizons.report.figures.frame import (
+    POSITIONS_AHEAD,
+    HorizonNames,
     draw_lines,
     horizon_lines,
     label_outer,
@@ -21,11 +23,11 @@ BINS = 10  # of confidence, equally wide
 FEWEST = 10  # predictions in a bin; the frequency of fewer says little
 
 
-def calibration(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+def calibration(table: pd.DataFrame, labels: Mapping[str, str], names: HorizonNames = POSITIONS_AHEAD) -> Figure:
     """How often predictions of a confidence were right, one line a horizon and one panel a point of `labels`."""
     ahead = table[table["horizon"] > 1]
     shown, columns, missing = panels_of(labels, 3)
-    lines = horizon_lines(sorted(ahead["horizon"].unique()))
+    lines = horizon_lines(sorted(ahead["horizon"].unique()), names)
     bins, left_out = calibration_bins(ahead[ahead["point"].isin(list(shown))])
     notes = [f"{BINS} bins of confidence", describe_bars(ahead), *missing, *lines.unnamed]
     if left_out:

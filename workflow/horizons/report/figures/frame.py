@@ -32,6 +32,17 @@ NAMED = 6  # entries of a legend whose lines are too many to name
 MAX_PANELS = 8
 
 
+class HorizonNames(NamedTuple):
+    """What horizons are called: along an axis, and above a legend."""
+
+    axis: str
+    legend: str
+
+
+POSITIONS_AHEAD = HorizonNames("Horizon (positions ahead)", "Horizon")
+BEFORE_COMMIT = HorizonNames("Horizon\n(timesteps to commit)", "Horizon (timesteps up to the commit)")
+
+
 class Lines(NamedTuple):
     """How the lines of a figure look, by what they stand for, and which of them the legend names, and how."""
 
@@ -63,11 +74,11 @@ def swept_lines(labels: Mapping[str, str], title: str | None) -> Lines:
     return Lines(dict(zip(points, colors, strict=False)), dict(zip(points, MARKERS, strict=False)), named, shown, title)
 
 
-def horizon_lines(horizons: Sequence[int]) -> Lines:
+def horizon_lines(horizons: Sequence[int], names: HorizonNames) -> Lines:
     """A line for each horizon, on a scale of colours."""
     markers = dict(zip(horizons, itertools.cycle(MARKERS)))
     named = evenly_chosen(horizons, 8)
-    return Lines(scale(horizons), markers, named, {horizon: str(horizon) for horizon in named}, "Horizon")
+    return Lines(scale(horizons), markers, named, {horizon: str(horizon) for horizon in named}, names.legend)
 
 
 def scale(values: Sequence[Any]) -> dict[Any, Any]:
@@ -163,7 +174,7 @@ def draw_lines(axes: plt.Axes, means: pd.DataFrame, x: str, by: str, lines: Line
         axes.vlines(at, values["low"], values["high"], color=color, linewidth=0.7, alpha=0.6, zorder=2)
 
 
-def horizon_axis(axes: plt.Axes, horizons: Sequence[int], label: str = "Horizon (positions ahead)") -> None:
+def horizon_axis(axes: plt.Axes, horizons: Sequence[int], label: str) -> None:
     """Horizons on a scale of doublings, a tick at each, or where those are many at the powers of two."""
     axes.set_xscale("log", base=2)
     horizons = sorted(horizons)

@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from horizons.report.figures.frame import PANEL_SIZE, WIDTH, name_panel, open_frame
+from horizons.report.figures.frame import PANEL_SIZE, POSITIONS_AHEAD, WIDTH, HorizonNames, name_panel, open_frame
 from horizons.report.figures.glyphs import fit, fit_labels, outline, printable, width_of
 from horizons.report.labels import tell_apart
 from horizons.store.tables import column_of, qualifier
@@ -68,7 +68,7 @@ def choose_samples(
     return samples
 
 
-def trellis(samples: Sequence[Sample]) -> Figure:
+def trellis(samples: Sequence[Sample], horizon: HorizonNames = POSITIONS_AHEAD) -> Figure:
     """Positions across, horizons down, in each cell the most probable token, coloured by JS from the final one."""
     strips = [
         (sample, first) for sample in samples for first in range(0, min(sample.positions, MAX_POSITIONS), PER_LINE)
@@ -77,7 +77,8 @@ def trellis(samples: Sequence[Sample]) -> Figure:
     room = sum(height * count for height, count in zip(LABEL_HEIGHTS, (len(strips), len(samples), 1), strict=True))
     names = fit_labels({sample.number: sample.name for sample in samples}, 72 * (WIDTH - 0.4), PANEL_SIZE)
     notes = [
-        "A row is a horizon, the lowest the final prediction; bold is not the token that was committed",
+        f"A row is a {horizon.legend[0].lower()}{horizon.legend[1:]}, the lowest the final prediction; bold is not the "
+        "token that was committed",
         *[
             f"{names[sample.number]}: the first {MAX_POSITIONS} of {sample.positions} positions"
             for sample in samples
