@@ -9,7 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from checkpoints import EOS, MASK, random_model, write_bert, write_dream, write_llada, write_roberta, write_tokenizer
+from checkpoints import (
+    EOS,
+    MASK,
+    change_config,
+    random_model,
+    refusal,
+    write_bert,
+    write_dream,
+    write_illada,
+    write_llada,
+    write_roberta,
+    write_tokenizer,
+)
 from generation import plain_generate
 from horizons.config import Generation
 from horizons.decode.batches import generate
@@ -87,6 +99,25 @@ def test_tied_weights_of_a_llada_have_no_lm_head_of_their_own(tmp_path):
     with torch.no_grad():
         expected = network(input_ids=canvas).logits[:, 2:3]
     torch.testing.assert_close(model.logits(canvas, None, torch.tensor([[2]])), expected, rtol=0, atol=1e-5)
+
+
+def test_an_illada_whose_config_does_not_say_it_is_tied_and_without_biases(tmp_path):
+    network = write_illada(tmp_path)
+    change_config(tmp_path, tie_word_embeddings=..., attention_bias=..., mlp_bias=...)
+    model = load_model(str(tmp_path), device="cpu")
+    canvas = torch.tensor([[5, 6, MASK, 8]])
+    with torch.no_grad():
+        expected = network(input_ids=canvas).logits[:, 2:3]
+    torch.testing.assert_close(model.logits(canvas, None, torch.tensor([[2]])), expected, rtol=0, atol=1e-5)
+    for keys, problem in (
+        ({"attention_bias": True}, "has the weight model.layers.0.self_attn.k_proj.bias (and"),
+        ({"mlp_bias": True}, "has the weight model.layers.0.mlp.down_proj.bias (and"),
+        ({"tie_word_embeddings": False}, "has the weight lm_head.weight, whose values are not those of"),
+    ):
+        write_illada(tmp_path, **keys)
+        load_model(str(tmp_path), device="cpu")
+        change_config(tmp_path, **dict.fromkeys(keys, ...))
+        assert refusal(tmp_path).startswith(problem)
 
 
 def test_a_roberta_loses_the_positions_before_its_first(tmp_path):

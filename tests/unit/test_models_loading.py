@@ -53,6 +53,7 @@ SWITCHES = [
     *(("llada2", key, value) for key, value in {
         "hidden_act": "gelu", "use_bias": True, "use_qkv_bias": True, "use_qk_norm": None, "n_group": 5,
         "topk_group": 4, "num_experts_per_tok": 9, "num_shared_experts": 0, "first_k_dense_replace": -1,
+        "partial_rotary_factor": 1.5,
         "head_dim": "32", "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
     }.items()),
 ]  # fmt: skip

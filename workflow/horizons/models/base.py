@@ -27,6 +27,7 @@ class Family:
     context_length: int | None
     block_size: int | None = None  # a position sees its block of so many and those before; None: the whole canvas
     logits_shift: int = 0  # 1: the output at position i is the prediction for the token at i + 1
+    has_experts: bool = False  # to which a rounding can send a token otherwise
     head_on_asked_rows: bool = True  # the network is a base model and an LM head that takes its hidden states
     mask_id_in_tokenizer: bool = False  # the tokenizer decides which token is the mask; else config.json does
     # transformers' own tokenizers for those whose class is in the checkpoint's code, by the name of that class

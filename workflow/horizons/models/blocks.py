@@ -37,7 +37,7 @@ class Past:
     """The keys and values before a piece, by layer; those of the piece are left in `made`."""
 
     kept: "list[tuple[torch.Tensor, torch.Tensor]]"  # by layer, of all rows (batch, heads, capacity, width) ...
-    rows: torch.Tensor  # ... of which these are in the piece ...
+    rows: torch.Tensor  # ... of which these, ascending, are in the piece ...
     length: int  # ... and so many positions of each
     made: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
@@ -48,16 +48,11 @@ class Past:
         self.made[layer] = keys, values
         if self.length == 0:
             return keys, values
-        kept_keys, kept_values = self.kept[layer]
-        rows = self.rows.to(keys.device)
-        return (
-            torch.cat([kept_keys[rows, :, : self.length], keys], 2),
-            torch.cat([kept_values[rows, :, : self.length], values], 2),
-        )
-
-    def get_seq_length(self, *_: object) -> int:
-        """How many positions come before the piece."""
-        return self.length
+        kept_keys, kept_values = (kept[:, :, : self.length] for kept in self.kept[layer])
+        if len(self.rows) < len(kept_keys):
+            rows = self.rows.to(keys.device)
+            kept_keys, kept_values = kept_keys[rows], kept_values[rows]
+        return torch.cat([kept_keys, keys], 2), torch.cat([kept_values, values], 2)
 
 
 class StoredBlocks:

@@ -13,6 +13,10 @@ from horizons.models.session import open_session
 # Random networks of up to 32 layers stay below half of these; one that ignores its attention mask is at 0.9 and more.
 PADDING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
+# The same where each token goes to a few of many experts: in low precision the batch can decide to which, where two are
+# near a tie. One random network of several dozens was at 0.23.
+EXPERTS_TOLERANCE = 0.5
+
 CANVAS_LENGTH = 16
 
 
@@ -77,7 +81,7 @@ def check_padding(name: str, model: CheckpointModel) -> float:
         raise UserError(f"{name}: logits of a padded batch are NaN or infinite, though none without padding is")
     # A logit of -inf, as of a token that can't be, is no difference where both have it.
     difference = (batched - alone).abs().where(batched != alone, 0).max().item()
-    tolerance = PADDING_TOLERANCE[model.dtype] * max(1.0, alone[alone.isfinite()].abs().max().item())
+    tolerance = _tolerance(model) * max(1.0, alone[alone.isfinite()].abs().max().item())
     if not difference <= tolerance:
         raise UserError(
             f"{name}: logits of a padded batch differ by {difference:.3g} from those without padding (tolerance "
@@ -95,13 +99,18 @@ def check_sessions(name: str, model: CheckpointModel, folder: Path) -> float:
     if not (is_distribution(together) & is_distribution(alone)).all():
         raise UserError(f"{name}: its logits are NaN or infinite on its first canvas; {_cause(model, folder)}")
     difference = (together - alone).abs().max().item()
-    tolerance = PADDING_TOLERANCE[model.dtype] * max(1.0, alone.abs().max().item())
+    tolerance = _tolerance(model) * max(1.0, alone.abs().max().item())
     if not difference <= tolerance:
         raise UserError(
             f"{name}: logits of a padded batch differ by {difference:.3g} from those without padding (tolerance "
             f"{tolerance:.3g}, {model.dtype}), so a sample would depend on its batch"
         )
     return difference
+
+
+def _tolerance(model: CheckpointModel) -> float:
+    low_precision = model.dtype != torch.float32
+    return EXPERTS_TOLERANCE if model.family.has_experts and low_precision else PADDING_TOLERANCE[model.dtype]
 
 
 def _first_predictions(model: CheckpointModel, prompts: list[list[int]], seeds: list[int]) -> torch.Tensor:

@@ -29,7 +29,7 @@ def load(checkpoint: Checkpoint) -> Family:
     canvas_length = network.config.canvas_length
     # The last token to be generated has a whole canvas behind it.
     context_length = network.config.get_text_config().max_position_embeddings - canvas_length + 1
-    return Family(network, context_length, canvas_length=canvas_length, model_class=NoiseModel)
+    return Family(network, context_length, has_experts=True, canvas_length=canvas_length, model_class=NoiseModel)
 
 
 @dataclass
@@ -148,7 +148,7 @@ class NoiseSession:
         self._seeds = [self._seeds[row] for row in rows.tolist()]
         self._unread = self._unread[rows.to(self._unread.device)]
         self._attention_mask = self._attention_mask[rows]
-        self._past.batch_select_indices(rows.to(self._model.device))
+        self._past.batch_select_indices(rows)  # on the CPU, for layers may be on several GPUs
 
     def _read(self) -> None:
         """Encode what was revealed since the last time."""

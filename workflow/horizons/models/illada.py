@@ -16,6 +16,8 @@ from horizons.models.checkpoint import (
 
 # Switches of iLLaDA's config that its published code reads, and the values for which it is exactly Llama.
 REQUIRED_SWITCHES: dict[str, object] = {"hidden_act": "silu", "layer_norm_eps": None}
+# Where a key is missing: the weights would show it, for those that are there but not asked for are refused.
+SWITCH_DEFAULTS: dict[str, object] = {"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True}
 
 
 def load(checkpoint: Checkpoint) -> Family:
@@ -35,15 +37,16 @@ def llama_config(config: dict[str, Any]) -> LlamaConfig:
     `layer_norm_eps` means another norm.
     """
     require_switches(config, REQUIRED_SWITCHES, {})
+    config = SWITCH_DEFAULTS | config
     sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
     sizes += ["vocab_size", "max_position_embeddings"]
     require_integers(config, sizes)
     require_numbers(config, ["rms_norm_eps"])
     rope_theta = plain_rope_theta(config)
     require_switches(config, {"head_dim": head_dim_of(config)}, {})
-    for switch in ("attention_bias", "mlp_bias", "tie_word_embeddings"):
-        if not isinstance(config.get(switch), bool):
-            raise ValueError(f"{switch} is {config.get(switch)!r}; it must be true or false")
+    for switch in SWITCH_DEFAULTS:
+        if not isinstance(config[switch], bool):
+            raise ValueError(f"{switch} is {config[switch]!r}; it must be true or false")
     return LlamaConfig(
         **{key: config[key] for key in sizes},
         rms_norm_eps=float(config["rms_norm_eps"]),

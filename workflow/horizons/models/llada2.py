@@ -54,7 +54,7 @@ def load(checkpoint: Checkpoint) -> Family:
 
     state = state_of(checkpoint, Glm4MoeForCausalLM, config, parts_of)
     network = checkpoint.load_network(Glm4MoeForCausalLM, config=config, state_dict=state)
-    return Family(network, context_length=config.max_position_embeddings, block_size=block_size)
+    return Family(network, config.max_position_embeddings, block_size=block_size, has_experts=True)
 
 
 def glm4_moe_config(config: dict[str, Any]) -> Glm4MoeConfig:
@@ -81,6 +81,8 @@ def glm4_moe_config(config: dict[str, Any]) -> Glm4MoeConfig:
     if config.get("head_dim") is not None:
         require_integers(config, ["head_dim"])
     require_numbers(config, ["rms_norm_eps", "routed_scaling_factor", "partial_rotary_factor"])
+    if config["partial_rotary_factor"] > 1:
+        raise ValueError(f"partial_rotary_factor is {config['partial_rotary_factor']}; it must be at most 1")
     _require_groups(config)
     rope_theta = plain_rope_theta(config, implemented=("partial_rotary_factor", "rotary_dim"))
     return Glm4MoeConfig(

@@ -1,5 +1,6 @@
 """The rows of a run on their way to the disk: a temporary file in which each sample has its place."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -198,6 +199,8 @@ def _write_all(descriptor: int, buffers: list[memoryview], offset: int) -> None:
     """Write buffers one after the other, however little the system takes at once."""
     while buffers:
         written = os.pwritev(descriptor, buffers, offset)
+        if not written:
+            raise OSError(errno.EIO, "nothing more can be written")
         offset += written
         while buffers and written >= len(buffers[0]):
             written -= len(buffers[0])
