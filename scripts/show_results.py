@@ -67,9 +67,16 @@ def show_table(folder: Path) -> None:
         point = ", ".join(f"{key} {rows[key].iloc[0]}" for key in swept)
         print(f"\n{run}" + (f"  {point}" if point else "") + describe_score(rows["score"].iloc[0]))
         for horizon, mean, deviation in zip(rows["horizon"], rows[f"{kl}_mean"], rows[f"{kl}_std"], strict=True):
-            print(f"  Horizon {horizon}: KL = {mean:.4f} ± {deviation:.4f}")
+            print(f"  {describe_horizon(horizon, mean, deviation)}")
     print(f"\nSummary: {folder / 'summary.csv'}")
     print(f"Plots:   {folder / 'plots'}")
+
+
+def describe_horizon(horizon: int, mean: float, deviation: float) -> str:
+    """The KL at a horizon, or that there is none, as where every text ended before it."""
+    if mean != mean:
+        return f"Horizon {horizon}: no predictions"
+    return f"Horizon {horizon}: KL = {mean:.4f} ± {deviation:.4f}"
 
 
 def describe_score(score: float) -> str:

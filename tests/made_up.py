@@ -7,6 +7,7 @@ import pandas as pd
 
 from horizons.columns import NUMBERS
 from horizons.store.files import write_results
+from horizons.store.tables import write_table
 
 ODD_TEXTS = ["\n", "\t", " ", "", "$x$", "<b>bold</b>", "🙂", "שלום", "مرحبا", "漢字", "\u202e", "\x00", "w" * 300]
 
@@ -48,6 +49,15 @@ def _with_numbers(rows, seed):
     table["final_token_id"] = table["relative_position"] % 5
     table["top1_token_id"] = np.where(final, table["final_token_id"], random.integers(0, 5, len(table)))
     return table
+
+
+def write_tables(folder, table):
+    """Write the table of each run; gives their paths in the order of the runs."""
+    folder.mkdir(exist_ok=True)
+    paths = {run: folder / f"{run}.divergence.csv" for run in table["run"].unique()}
+    for run, path in paths.items():
+        write_table(table[table["run"] == run], path)
+    return list(paths.values())
 
 
 def make_candidates(table, vocab_size=5, seed=0):

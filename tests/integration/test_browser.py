@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 from horizons.report.explorer import explorer_page
 from horizons.report.labels import label_texts
 from horizons.store.files import read_candidates
-from made_up import ODD_TEXTS, make_any_order_table, make_table, write_run
+from made_up import ODD_TEXTS, make_any_order_table, make_table, write_run, write_tables
 from workflows import run_snakemake
 
 ROOT = Path(__file__).parents[2]
@@ -105,10 +105,16 @@ def explorer(tmp_path_factory):
         for n in range(12)
     ]
     results, candidates = write_run(folder, table, texts, outputs)
-    path = folder / "explorer.html"
     points = {"00000": {"generation.temperature": 0.5}}
-    path.write_text(explorer_page("made up", table, points, [results], [candidates], PARTS), encoding="utf-8")
-    return path, table
+    return write_page(folder, table, points, [(results, candidates)], "made up"), table
+
+
+def write_page(folder, table, points, files, name="x"):
+    """Write the explorer of a table; `files` are results and candidates of each of its runs."""
+    path = folder / "explorer.html"
+    page = explorer_page(name, write_tables(folder, table), points, *zip(*files, strict=True), PARTS)
+    path.write_text(page, encoding="utf-8")
+    return path
 
 
 def shown_samples(page):
@@ -233,8 +239,7 @@ def test_the_page_opens_on_the_sample_with_the_most_to_see_unless_a_link_names_o
     table.loc[(table["sample_idx"] == 1) & (table["relative_position"] > 8), ["kl", "after_eos"]] = [99.0, True]
     files = [write_run(tmp_path, table[table["run"] == run], list("abcde")) for run in ("00000", "00001")]
     points = {"00000": {"dataset.task": "任"}, "00001": {"dataset.task": "务"}}
-    path = tmp_path / "explorer.html"
-    path.write_text(explorer_page("x", table, points, *zip(*files, strict=True), PARTS), encoding="utf-8")
+    path = write_page(tmp_path, table, points, files)
     page = open_page(path, ".token")
     (first, less), (second, more) = (most_to_see(table, run) for run in points)
     assert more > less
@@ -254,8 +259,7 @@ def test_texts_that_look_alike_are_told_apart_in_menu_list_and_text(open_page, t
     table["final_token_id"] = table["relative_position"]
     outputs = [{"task": task, "question_id": f"q{task}"} for task in ("a", "a\u200b", "a ")]
     results, candidates = write_run(tmp_path, table, ["x", " x", "é", "e\u0301", "\u200b", "\u202e"], outputs)
-    path = tmp_path / "explorer.html"
-    path.write_text(explorer_page("x", table, {"00000": {}}, [results], [candidates], PARTS), encoding="utf-8")
+    path = write_page(tmp_path, table, {"00000": {}}, [(results, candidates)])
     page = open_page(path, ".token", at="sample=0")
     assert page.locator("#task option").all_inner_texts() == ["all", "a", "a␣", r"a\u200b"]
     assert shown_samples(page) == ["qa", r"qa\u200b", "qa␣"]
@@ -296,9 +300,7 @@ def any_order(tmp_path_factory):
     table = make_any_order_table(COMMITS)
     table["after_eos"] = (table["sample_idx"] == 3) & (table["relative_position"] > 3)
     results, candidates = write_run(folder, table, ["alpha", ATTACK, "w" * 60, " ", "e"])
-    path = folder / "explorer.html"
-    path.write_text(explorer_page("x", table, {"00000": {}}, [results], [candidates], PARTS), encoding="utf-8")
-    return path, table
+    return write_page(folder, table, {"00000": {}}, [(results, candidates)]), table
 
 
 def expected_tokens(table, sample, timestep):
@@ -492,8 +494,7 @@ def seconds_of_processes():
 def test_a_hundred_samples_of_64_tokens_open_in_two_seconds(open_page, tmp_path):
     table = make_table(samples=100, max_tokens=64)
     results, candidates = write_run(tmp_path, table, [f"token{number}" for number in range(5000)])
-    path = tmp_path / "explorer.html"
-    path.write_text(explorer_page("x", table, {"00000": {}}, [results], [candidates], PARTS), encoding="utf-8")
+    path = write_page(tmp_path, table, {"00000": {}}, [(results, candidates)])
     open_page(path, ".token").close()  # the browser itself has started
     before = seconds_of_processes()
     page = open_page(path, ".token")

@@ -14,7 +14,7 @@ from horizons.report.figures.commit_order import commit_order, spread_of_commits
 from horizons.report.figures.speed import looks_of, speed
 from horizons.report.plots import draw, draw_speed, read_speeds, tokens_of_passes
 from horizons.store.files import write_results
-from made_up import make_any_order_table
+from made_up import make_any_order_table, write_tables
 
 TWO_BLOCKS = [[0, 1, 2, 3, 4, 5], [2, 1, 0, 5, 4, 3], [1, 0, 2, 3, 5, 4]]  # of three positions, one a timestep
 
@@ -28,7 +28,7 @@ def draw_any_order(folder, table, points, left_to_right=False):
         write_results(candidates[-1], {"run": run, "token_texts": {str(n): text for n, text in enumerate("abcde")}})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw(table, points, candidates, ["q0"], STYLE, folder / "plots", left_to_right=left_to_right)
+        draw(write_tables(folder, table), points, candidates, ["q0"], STYLE, folder / "plots", 1, left_to_right)
     return {path.stem: path for path in (folder / "plots").glob("*.png")}
 
 
@@ -151,11 +151,11 @@ def test_shards_of_a_point_are_one_and_points_without_scores_are_none(tmp_path):
 
 def speeds_of(points, samples=6, seed=0):
     random = np.random.default_rng(seed)
-    scores = [(point, sample, float(random.integers(2))) for point in points for sample in range(samples)]
-    passes = [(point, sample, n + 1) for n, point in enumerate(points) for sample in range(samples) for _ in range(3)]
+    scores = [(point, sample, 1, float(random.integers(2)), 1) for point in points for sample in range(samples)]
+    passes = [(point, sample, 3, 3.0 * n + 3, 3) for n, point in enumerate(points) for sample in range(samples)]
     return (
-        pd.DataFrame(passes, columns=["point", "sample", "tokens"]).astype({"tokens": float}),
-        pd.DataFrame(scores, columns=["point", "sample", "score"]).astype({"score": float}),
+        pd.DataFrame(passes, columns=["point", "sample", "n", "tokens", "tokens_n"]),
+        pd.DataFrame(scores, columns=["point", "sample", "n", "score", "score_n"]),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from horizons.errors import UserError
 from horizons.report.explorer import data_block, encode_run, explorer_page
 from horizons.store.files import read_results
-from made_up import ODD_TEXTS, make_any_order_table, make_table, write_run
+from made_up import ODD_TEXTS, make_any_order_table, make_table, write_run, write_tables
 
 FOLDER = Path(__file__).parents[2] / "workflow" / "report" / "explorer"
 PARTS = {
@@ -52,7 +52,7 @@ class Blocks(HTMLParser):
 
 def build(folder, table, texts, outputs=()):
     results, candidates = write_run(folder, table, texts, outputs)
-    return explorer_page("x", table, {"00000": {}}, [results], [candidates], PARTS)
+    return explorer_page("x", write_tables(folder, table), {"00000": {}}, [results], [candidates], PARTS)
 
 
 def test_the_numbers_of_every_entry_are_those_of_the_table(tmp_path):
@@ -94,7 +94,9 @@ def test_it_opens_on_the_largest_mean_of_finite_divergences_before_the_end(tmp_p
     table.loc[(table["sample_idx"] == 2) & early, "kl"] = 2.0
     table.loc[(table["run"] == "00001") & (table["sample_idx"] == 1) & early, "kl"] = 3.0
     files = [write_run(tmp_path, table[table["run"] == run], list("abcde")) for run in ("00000", "00001")]
-    page = explorer_page("x", table, {"00000": {}, "00001": {}}, *zip(*files, strict=True), PARTS)
+    page = explorer_page(
+        "x", write_tables(tmp_path, table), {"00000": {}, "00001": {}}, *zip(*files, strict=True), PARTS
+    )
     found = Blocks(page).found
     assert [run["opening"] for run in found["runs"]] == [False, True]
     assert [found[f"run-{run}"]["opening"] for run in ("00000", "00001")] == [2, 1]
@@ -134,6 +136,50 @@ def test_a_hundred_samples_of_64_tokens_are_below_five_megabytes(tmp_path):
     table["final_token_id"] = random.integers(0, len(texts), len(table))
     table["top1_token_id"] = random.integers(0, len(texts), len(table))
     assert len(build(tmp_path, table, texts).encode()) < 5_000_000
+
+
+def shown(page):
+    """The ids of the samples that a page shows, by run, and how many it says each run has."""
+    found = Blocks(page).found
+    return {
+        run["number"]: (
+            [sample["id"] for sample in found[f"run-{run['number']}"]["samples"]],
+            found[f"run-{run['number']}"]["num_samples"],
+        )
+        for run in found["runs"]
+    }
+
+
+def pages_of(folder, table, points, **options):
+    """The page of a table of several runs."""
+    runs = table["run"].unique()
+    files = [write_run(folder, table[table["run"] == run], list("abcde")) for run in runs]
+    return explorer_page("x", write_tables(folder, table), points, *zip(*files, strict=True), PARTS, **options)
+
+
+def test_of_many_samples_each_point_shows_its_most_and_least_divergent_and_some_drawn(tmp_path):
+    table = make_table(runs=3, samples=10)
+    table["kl"] = np.where(table["horizon"] > 1, table["sample_idx"] + 1.0, 0.0)
+    points = {"00000": {"x": 1}, "00001": {"x": 1}, "00002": {"x": 2}}  # two shards of one point, and another point
+    found = shown(pages_of(tmp_path, table, points, most_samples=6))
+    of_first = found["00000"][0] + found["00001"][0]
+    assert len(of_first) == len(found["00002"][0]) == 3
+    assert {"q0", "q9"} <= set(of_first)
+    assert {"q0", "q9"} <= set(found["00002"][0])
+    assert {number for _, number in found.values()} == {10}
+    assert found == shown(pages_of(tmp_path, table, points, most_samples=6))
+    everything = shown(pages_of(tmp_path, table, points, most_samples=30))
+    assert [samples for samples, _ in everything.values()] == [[f"q{n}" for n in range(10)]] * 3
+
+
+def test_a_page_that_would_be_too_large_shows_fewer_samples(tmp_path, monkeypatch):
+    table = make_table(samples=30)
+    whole = pages_of(tmp_path, table, {"00000": {}})
+    size = len(whole) - len(pages_of(tmp_path, table, {"00000": {}}, most_samples=1))
+    monkeypatch.setattr("horizons.report.explorer.MOST_BYTES", size // 2)
+    found, number = shown(pages_of(tmp_path, table, {"00000": {}}))["00000"]
+    assert 10 <= len(found) <= 15
+    assert number == 30
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):

@@ -112,6 +112,8 @@ def test_pages_show_different_values_differently(tmp_path):
 def test_the_readable_summary_shows_different_values_differently(values):
     row = dict.fromkeys(["horizon", "num_samples", "n"], 1) | {"score": None}
     for number in ("kl", "js", "top1_agreement", "top5_agreement", "entropy", "confidence"):
-        row |= dict.fromkeys([f"{number}_mean", f"{number}_mean_low", f"{number}_mean_high"], 0.5)
+        row |= dict.fromkeys(
+            [f"{number}_mean", f"{number}_mean_low", f"{number}_mean_high", f"{number}_effective_samples"], 0.5
+        )
     summary = pd.DataFrame([{"run": str(n), "some.key": value, **row} for n, value in enumerate(values)])
     assert len({looks_like(text) for text in readable_summary(summary)["some.key"]}) == len(values)

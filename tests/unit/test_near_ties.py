@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -11,8 +10,10 @@ from checkpoints import load_golden
 from horizons.divergence import candidates_of, measure_samples
 from horizons.errors import UserError
 from horizons.measure.choice import choice_margin, choice_margin_of_probabilities
-from horizons.report.summary import TYPICAL_NOISE, choice_margins, count_near_ties
+from horizons.report.summary import TYPICAL_NOISE, count_near_ties
+from horizons.store.files import write_results
 from horizons.store.reader import open_triple
+from horizons.store.streams import read_choice_margins
 from triples import write_triple
 
 
@@ -21,32 +22,27 @@ def results_of(dtype="float32", temperature=0.0, cfg_scale=0.0):
     return {"config": {"generation": generation}, "environment": {"model": {"dtype": dtype}}}
 
 
-ENTRIES = pd.DataFrame(
-    {
-        "run": "00000",
-        "horizon": [1, 1, 1, 1, 2, 1],
-        "after_eos": [False, False, False, False, False, True],
-        "margin": 7.0,  # the mask token's is the largest logit everywhere
-    }
-)
+ENTRIES = {"horizon": np.array([1, 1, 1, 1, 2, 1]), "after_eos": np.array([False] * 5 + [True])}
 MARGINS = np.array([0.0, 1e-5, 0.01, np.nan, 0.0])  # of the final predictions; the fourth had no second token
 
 
 @pytest.mark.parametrize(("dtype", "count"), [("float32", 2), ("float16", 3), ("bfloat16", 3)])
 def test_final_predictions_before_the_end_closer_than_the_noise_of_the_dtype_are_counted(dtype, count):
-    assert count_near_ties(ENTRIES, MARGINS, results_of(dtype)) == count
+    assert count_near_ties(ENTRIES, MARGINS, results_of(dtype), "00000") == count
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.5}, {"cfg_scale": 1.0}])
 def test_where_tokens_were_drawn_or_guided_there_is_no_count(settings):
-    assert count_near_ties(ENTRIES, MARGINS, results_of(**settings)) is None
+    assert count_near_ties(ENTRIES, MARGINS, results_of(**settings), "00000") is None
 
 
-def test_a_table_and_candidates_that_do_not_belong_together_are_refused():
+def test_a_table_and_candidates_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(UserError, match="run 00000: has 5 final predictions in its table and 4 among its candidates"):
-        count_near_ties(ENTRIES, MARGINS[:4], results_of())
-    with pytest.raises(UserError, match=r"remove 00000\.candidates\.json\.gz and run again"):
-        choice_margins({"run": "00000", "samples": [{"token_ids": []}]})
+        count_near_ties(ENTRIES, MARGINS[:4], results_of(), "00000")
+    earlier = tmp_path / "00000.candidates.json.gz"
+    write_results(earlier, {"run": "00000", "samples": [{"token_ids": []}]})
+    with pytest.raises(UserError, match=r"00000\.candidates\.json\.gz: is of an earlier version.* run again"):
+        read_choice_margins(earlier)
 
 
 def test_the_typical_noise_is_above_the_rounding_of_one_logit_of_the_default_model():
@@ -95,10 +91,11 @@ def test_a_near_tie_under_the_mask_token_is_counted_from_the_triple_on(tmp_path)
     results_file = write_triple(tmp_path, [(torch.tensor([2, 2]), logits)], 2, horizons=[1], mask_token_id=4)
     triple = open_triple(results_file)
     candidates = candidates_of(triple, list(measure_samples(triple)), load_golden("llada").tokenizer)
-    margins = choice_margins(candidates)
+    write_results(tmp_path / "c.json.gz", candidates)
+    margins = np.array(read_choice_margins(tmp_path / "c.json.gz"))
     assert margins.tolist() == pytest.approx([1e-5, 1.0], rel=1e-2)
-    entries = pd.DataFrame({"run": "00000", "horizon": 1, "after_eos": False, "margin": [5.0, 4.0]})
-    assert count_near_ties(entries, margins, results_of()) == 1
+    entries = {"horizon": np.array([1, 1]), "after_eos": np.array([False, False])}
+    assert count_near_ties(entries, margins, results_of(), "00000") == 1
 
 
 def test_every_place_of_the_mask_token_is_right_in_any_order_of_equals():

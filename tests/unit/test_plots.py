@@ -17,16 +17,17 @@ from matplotlib.font_manager import fontManager
 from horizons.config import parse_experiment
 from horizons.errors import UserError
 from horizons.prompts import require_samples
-from horizons.report.figures.by_horizon import acceptance, accepted_tokens, divergence_by_horizon
-from horizons.report.figures.by_position import divergence_by_position, spread_by_position
+from horizons.report.figures.by_horizon import acceptance, divergence_by_horizon
+from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration, calibration_bins, with_gaps
+from horizons.report.figures.data import reduce_tables
 from horizons.report.figures.frame import NAMED, swept_lines
 from horizons.report.figures.glyphs import fit, printable
-from horizons.report.figures.intervals import number_samples
 from horizons.report.plots import draw
 from horizons.report.summary import summarize
+from horizons.report.tables import open_tables
 from horizons.store.files import write_results
-from made_up import ODD_TEXTS, make_table
+from made_up import ODD_TEXTS, make_table, write_tables
 
 STYLE = Path(__file__).parents[2] / "workflow" / "report" / "horizons.mplstyle"
 
@@ -40,12 +41,15 @@ def draw_all(folder, table, points, texts=("a", "b", "c", "d", "e"), samples=("q
         write_results(candidates[-1], {"run": run, "token_texts": {str(i): text for i, text in enumerate(texts)}})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw(table, points, candidates, list(samples), STYLE, folder / "plots")
+        draw(write_tables(folder, table), points, candidates, list(samples), STYLE, folder / "plots")
     return {path.stem: path for path in (folder / "plots").glob("*.png")}
 
 
-def prepared(table, point="00000"):
-    return number_samples(table.assign(point=point))
+def reduced(folder, table, point_of=None):
+    """What the figures are drawn from, one point for all runs unless `point_of` says another."""
+    point_of = point_of or dict.fromkeys(table["run"].unique(), "00000")
+    with open_tables(write_tables(folder, table)) as tables:
+        return reduce_tables(tables, point_of)
 
 
 def texts_of(figure):
@@ -130,12 +134,11 @@ def test_lines_are_the_means_of_the_summary(tmp_path):
     results = tmp_path / "00000.json.gz"
     made_with = {"config": {"generation": {"temperature": 0.0, "cfg_scale": 0.0}}}
     made_with |= {"environment": {"model": {"dtype": "float32"}}}
-    write_results(results, {"metrics": {"score": None}, **made_with})
+    write_results(results, {"metrics": {"score": None}, **made_with, "outputs": [{"nfe": 12, "output_ids": [1] * 12}]})
     candidates = tmp_path / "00000.candidates.json.gz"
-    samples = [{"choice_margins": [1.0] * 12} for _ in range(15)]
-    write_results(candidates, {"run": "00000", "samples": samples})
-    expected = summarize(table, {"00000": {}}, [results], [candidates])
-    figure = divergence_by_horizon(prepared(table), swept_lines({"00000": "all prompts"}, None))
+    write_results(candidates, {"run": "00000", "choice_margins": [[1.0] * 12] * 15})
+    expected = summarize(write_tables(tmp_path, table), {"00000": {}}, [results], [candidates])
+    figure = divergence_by_horizon(reduced(tmp_path, table).by_horizon, swept_lines({"00000": "all prompts"}, None))
     for panel, number in zip(figure.axes, ["kl", "js"], strict=True):
         np.testing.assert_allclose(panel.lines[0].get_ydata(), expected[f"{number}_mean"])
         bars = [[low, high] for (_, low), (_, high) in panel.collections[0].get_segments()]
@@ -218,13 +221,18 @@ def test_shards_of_one_point_are_one_line(tmp_path, figures):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 9, 30])
 @pytest.mark.parametrize("name", ["temperature {}", "WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW{}"])
-def test_no_text_of_a_figure_covers_another_or_leaves_it(count, name):
+def test_no_text_of_a_figure_covers_another_or_leaves_it(tmp_path, count, name):
     table = make_table(runs=count, samples=1, max_tokens=6, horizons=(1, 2, 4))
-    table = number_samples(table.assign(point=table["run"]))
+    data = reduced(tmp_path, table, {run: run for run in table["run"].unique()})
+    horizons = [1, 2, 4]
     labels = {f"{n:05d}": name.format(n) for n in range(count)}
     with plt.style.context(STYLE):
         lines = swept_lines(labels, "task")
-        figures = [divergence_by_position(table, labels), calibration(table, labels), acceptance(table, lines)]
+        figures = [
+            divergence_by_position(data.spread, data.by_horizon, labels),
+            calibration(data.bins, labels),
+            acceptance(data.accepted, horizons, lines),
+        ]
         for figure in figures:
             FigureCanvasAgg(figure).draw()
             boxes = drawn_texts(figure)
@@ -320,48 +328,75 @@ def write_font(path, family, characters):
     builder.save(path)
 
 
-def test_acceptance_counts_all_of_the_next_tokens():
+def test_acceptance_counts_all_of_the_next_tokens(tmp_path):
     """Two samples of four tokens, counted by hand: what fails at one horizon fails for every longer run."""
     table = make_table(samples=2, max_tokens=4, horizons=(1, 2, 3, 4))
     table["top1_token_id"] = table["final_token_id"]
     wrong = (table["sample_idx"] == 0) & (table["timestep"] == 0) & (table["horizon"] == 2)
     table.loc[wrong, "top1_token_id"] = -1
-    means = accepted_tokens(prepared(table)).groupby("ahead")["accepted"].mean()
+    sums = reduced(tmp_path, table).accepted.groupby("ahead")[["accepted", "n"]].sum()
     # Timesteps that have n positions before the end: 4, 3 and 1 in each sample; one of them holds the wrong token.
-    assert means.to_dict() == {1: 1.0, 2: pytest.approx(5 / 6), 4: pytest.approx(1 / 2)}
+    assert sums["n"].to_dict() == {1: 8, 2: 6, 4: 2}
+    assert sums["accepted"].to_dict() == {1: 8, 2: 5, 4: 1}
 
 
-def test_acceptance_says_where_it_is_an_upper_bound():
+def test_acceptance_says_where_it_is_an_upper_bound(tmp_path):
     lines = swept_lines({"00000": "all prompts"}, None)
-    assert "Upper bound at 4, 8 tokens" in texts_of(acceptance(prepared(make_table()), lines))
-    exact = prepared(make_table(horizons=range(1, 9)))
-    assert "Upper bound" not in texts_of(acceptance(exact, lines))
+    some = reduced(tmp_path, make_table()).accepted
+    assert "Upper bound at 4, 8 tokens (arrows)" in texts_of(acceptance(some, [1, 2, 4, 8], lines))
+    exact = reduced(tmp_path, make_table(horizons=range(1, 9))).accepted
+    assert "Upper bound" not in texts_of(acceptance(exact, range(1, 9), lines))
 
 
-def test_few_samples_and_infinite_values_are_said():
+def test_few_samples_and_infinite_values_are_said(tmp_path):
     lines = swept_lines({"00000": "all prompts"}, None)
-    table = make_table(samples=3)
+    table = make_table(samples=4)
     table.loc[table.index[1], "kl"] = np.inf
-    text = texts_of(divergence_by_horizon(prepared(table), lines))
-    assert "3 samples: too few for a reliable interval" in text
+    text = texts_of(divergence_by_horizon(reduced(tmp_path, table).by_horizon, lines))
+    assert "4 samples. No bar with fewer than 5 samples" in text
     assert f"1 of {len(table)} predictions have infinite KL" in text
-    alone = prepared(make_table(samples=1))
-    assert "no interval can be given" in texts_of(divergence_by_horizon(alone, lines))
+    more = texts_of(divergence_by_horizon(reduced(tmp_path, make_table(samples=5)).by_horizon, lines))
+    assert "Bars: 95 % interval over samples; 5 samples" in more
+    assert "No bar" not in more
 
 
-def test_positions_few_samples_reach_are_not_drawn():
+def test_a_mean_that_hangs_on_few_samples_is_hollow_and_said(tmp_path):
+    """At horizon 2 nine of thirty samples differ from the others, at horizon 4 ten."""
+    lines = swept_lines({"00000": "all prompts"}, None)
+    table = make_table(samples=30, horizons=(1, 2, 4))
+    differing = table["sample_idx"] < np.where(table["horizon"] == 2, 9, 10)
+    table["kl"] = table["js"] = np.where(differing & (table["horizon"] > 1), 0.5, 0.0)
+    figure = divergence_by_horizon(reduced(tmp_path, table).by_horizon, lines)
+    assert "Hollow: fewer than 10 samples differ" in texts_of(figure)
+    [solid, hollow] = figure.axes[0].lines
+    assert solid.get_xdata().tolist() == [1, 2, 4]
+    assert (hollow.get_xdata().tolist(), hollow.get_markerfacecolor()) == ([2], "white")
+
+
+def test_positions_few_samples_reach_are_not_drawn(tmp_path):
     table = make_table(samples=8, horizons=(1, 2))
     table = table[(table["relative_position"] < 6) | (table["sample_idx"] < 4)]
-    spread = spread_by_position(prepared(table)).query("horizon == 2").set_index("relative_position")
+    spread = reduced(tmp_path, table).spread.query("horizon == 2").set_index("relative_position")
     assert spread["median"].notna().to_dict() == {position: position < 6 for position in range(1, 12)}
 
 
-def test_calibration_is_the_frequency_of_being_right():
+@pytest.mark.parametrize("at_once", [1, 50, 10**6])
+def test_the_spread_is_numpys_however_few_values_are_held_at_once(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("horizons.report.figures.data.VALUES_AT_ONCE", at_once)
+    table = make_table(runs=2, samples=7)
+    spread = reduced(tmp_path, table).spread
+    ahead = table[table["horizon"] > 1].groupby(["horizon", "relative_position"])["kl"]
+    for name, quantile in {"median": 0.5, "low": 0.1, "high": 0.9}.items():
+        expected = ahead.apply(lambda kl, at=quantile: np.quantile(kl, at, method="inverted_cdf"))
+        np.testing.assert_allclose(spread[name], expected, rtol=1e-8)
+
+
+def test_calibration_is_the_frequency_of_being_right(tmp_path):
     table = make_table(samples=20, horizons=(1, 2)).query("horizon == 2").copy()
     table["confidence"] = np.where(table["sample_idx"] < 10, 0.25, 0.999)
     table["top1_token_id"] = np.where(table["sample_idx"] % 2, table["final_token_id"], -1)
     table.loc[table.index[:4], "confidence"] = 0.75  # a bin of too few
-    bins, left_out = calibration_bins(prepared(table))
+    bins, left_out = calibration_bins(reduced(tmp_path, table).bins)
     assert left_out == 4
     assert bins["bin"].tolist() == [2, 9]
     assert bins["confidence"].tolist() == pytest.approx([0.25, 0.999])

@@ -1,4 +1,4 @@
-"""Statistics of a table against numpy's, and the interval against its meaning."""
+"""Statistics of tables against numpy's."""
 
 import math
 
@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from horizons.columns import NUMBERS, table_columns
-from horizons.report.summary import resampled_means, statistics, summarize
+from horizons.report.summary import statistics, summarize
 from horizons.store.files import read_results, write_results
 from horizons.store.tables import read_tables, write_table
+from made_up import write_tables
+from show_results import describe_horizon
 
 
 def table_of(runs=("00000", "00001"), samples=4, positions=6):
@@ -38,10 +40,10 @@ def candidates_files(tmp_path):
     """Choices of margin 1 but for one near tie before the end and one after it, in the first run."""
     paths = [tmp_path / "00000.candidates.json.gz", tmp_path / "00001.candidates.json.gz"]
     for path in paths:
-        samples = [{"choice_margins": [1.0] * 6} for _ in range(4)]
+        margins = [[1.0] * 6 for _ in range(4)]
         if path == paths[0]:
-            samples[2]["choice_margins"][4:] = [1e-6, 1e-6]
-        write_results(path, {"run": path.name[:5], "samples": samples})
+            margins[2][4:] = [1e-6, 1e-6]
+        write_results(path, {"run": path.name[:5], "choice_margins": margins})
     return paths
 
 
@@ -56,23 +58,23 @@ def results_files(tmp_path):
     return paths
 
 
-def test_speed_counts_what_was_committed_and_every_forward_pass(results_files, candidates_files):
+def test_speed_counts_what_was_committed_and_every_forward_pass(tmp_path, results_files, candidates_files):
     """One sample commits three tokens in two passes, another, which stopped at its end, three in three."""
     traces = [[[[1, 2], [5, 5]], [[0], [5]]], [[[0], [5]], [[], []], [[2, 3], [3, 5]]]]
     outputs = [{"nfe": len(trace), "output_ids": [5, 0, 3, 5], "trace": trace} for trace in traces]
     results = read_results(results_files[0])
     write_results(results_files[0], results | {"outputs": outputs})
     points = {"00000": {}, "00001": {}}
-    summary = summarize(table_of(), points, results_files, candidates_files)
+    summary = summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files)
     assert summary["forward_passes_mean"].tolist() == [2.5, 2.5, 6, 6]
     assert summary["tokens_per_pass"].tolist() == [1.2, 1.2, 1, 1]
 
 
-def test_each_run_and_horizon_has_the_statistics_of_its_entries(results_files, candidates_files):
+def test_each_run_and_horizon_has_the_statistics_of_its_entries(tmp_path, results_files, candidates_files):
     table = table_of()
     table.loc[table["relative_position"] == 5, "after_eos"] = True
     points = {"00000": {"seed": 1}, "00001": {"seed": 2}}
-    summary = summarize(table, points, results_files, candidates_files)
+    summary = summarize(write_tables(tmp_path, table), points, results_files, candidates_files)
     assert summary[["run", "seed", "horizon"]].to_numpy().tolist() == [
         ["00000", 1, 1],
         ["00000", 1, 2],
@@ -91,7 +93,7 @@ def test_each_run_and_horizon_has_the_statistics_of_its_entries(results_files, c
     assert last["js_median"] == pytest.approx(kept.median())
     assert last["js_p05"] == pytest.approx(kept.quantile(0.05))
     assert last["js_p95"] == pytest.approx(kept.quantile(0.95))
-    assert last["js_mean_low"] < last["js_mean"] < last["js_mean_high"]
+    assert last[["js_mean_low", "js_mean_high"]].isna().all()  # of four samples there is no interval
 
 
 def test_infinite_values_are_counted_and_make_the_mean_infinite():
@@ -102,16 +104,40 @@ def test_infinite_values_are_counted_and_make_the_mean_infinite():
     assert (found["p05"], found["median"], found["p95"]) == (1.0, 2.0, math.inf)
 
 
-def test_the_interval_resamples_samples_not_entries():
-    # All variation is between samples: the interval must be that of 50 numbers, not of 5,000.
-    means = np.random.default_rng(1).normal(size=50)
-    low, high = resampled_means(np.repeat(means, 100)[:, None], np.repeat(np.arange(50), 100))[0]
-    half = 1.96 * means.std() / math.sqrt(50)
-    assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+def test_a_recorded_horizon_without_a_row_has_a_row_of_nothing(tmp_path, results_files, candidates_files):
+    """As where every text ends before the longest horizon can be recorded."""
+    content = read_results(results_files[0])
+    content["config"]["generation"]["horizons"] = [1, 2, 8]
+    write_results(results_files[0], content)
+    points = {"00000": {}, "00001": {}}
+    summary = summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files)
+    assert summary[["run", "horizon"]].to_numpy().tolist()[:3] == [["00000", 1], ["00000", 2], ["00000", 8]]
+    row = summary.iloc[2]
+    assert (row["num_samples"], row["n"], row["after_eos"], row["kl_infinite"]) == (0, 0, 0, 0)
+    assert row[["kl_mean", "kl_std", "kl_mean_low", "kl_effective_samples"]].isna().all()
+    assert "Horizon 8: no predictions" in describe_horizon(8, row["kl_mean"], row["kl_std"])
 
 
-def test_one_sample_has_no_interval():
-    assert np.isnan(resampled_means(np.ones((5, 1)), np.zeros(5))).all()
+def test_what_a_final_prediction_is_by_definition_has_no_uncertainty(tmp_path, results_files, candidates_files):
+    table = table_of(samples=6)
+    table.loc[table["horizon"] == 1, ["kl", "kl_reverse", "js"]] = 0.0
+    table.loc[table["horizon"] == 1, ["top1_agreement", "top5_agreement"]] = 1.0
+    for path in candidates_files:
+        write_results(path, {"run": path.name[:5], "choice_margins": [[1.0] * 6] * 6})
+    points = {"00000": {}, "00001": {}}
+    final = summarize(write_tables(tmp_path, table), points, results_files, candidates_files).iloc[0]
+    assert final[["kl_mean_low", "kl_mean_high", "top1_agreement_mean_low"]].tolist() == [0.0, 0.0, 1.0]
+    assert pd.isna(final["kl_effective_samples"])
+    assert final["entropy_effective_samples"] == 6
+
+
+@pytest.mark.parametrize("at_once", [1, 10**9])
+def test_how_much_is_read_at_once_changes_nothing(tmp_path, monkeypatch, results_files, candidates_files, at_once):
+    paths, points = write_tables(tmp_path, table_of()), {"00000": {}, "00001": {}}
+    expected = summarize(paths, points, results_files, candidates_files)
+    monkeypatch.setattr("horizons.report.tables.READ_AT_ONCE", at_once)
+    pd.testing.assert_frame_equal(summarize(paths, points, results_files, candidates_files), expected)
+    pd.testing.assert_frame_equal(summarize(paths, points, results_files, candidates_files, processes=2), expected)
 
 
 def test_a_table_comes_back_from_csv_as_it_was(tmp_path):

@@ -19,6 +19,11 @@ class Number(NamedTuple):
     bounded: bool = False  # the k largest logits give a lower bound of it, and no more
     whole: bool = False  # an integer
 
+    @property
+    def share(self) -> bool:
+        """Whether it lies between 0 and 1, whatever the vocabulary."""
+        return self.highest is _share
+
 
 def _any(_vocab_size: int) -> float:
     return math.inf

@@ -249,6 +249,17 @@ class Plots(Section):
     )
 
 
+class Explorer(Section):
+    """What the explorer shows; a change makes its page anew and runs nothing again."""
+
+    samples: int = Field(
+        200,
+        description="The most samples that the page holds: of each swept value the most divergent, the least divergent "
+        "and some drawn at random.",
+        ge=1,
+    )
+
+
 class Experiment(Section):
     """One `config/{experiment}.yaml`."""
 
@@ -259,6 +270,7 @@ class Experiment(Section):
     capture: Capture = Field(default_factory=Capture, description=Capture.__doc__)
     divergence: Divergence = Field(default_factory=Divergence, description=Divergence.__doc__)
     plots: Plots = Field(default_factory=Plots, description=Plots.__doc__)
+    explorer: Explorer = Field(default_factory=Explorer, description=Explorer.__doc__)
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default_factory=dict, description="Dotted keys to lists of values; the cross product is run, in this order."
     )
@@ -285,7 +297,7 @@ class Selection(Section):
 
 
 # Sections that change no run: what is made of the triples later.
-LATER_SECTIONS = {"divergence", "plots"}
+LATER_SECTIONS = {"divergence", "plots", "explorer"}
 
 
 class Problem(ValueError):
@@ -373,6 +385,11 @@ def expand_runs(experiment: Experiment) -> list[Run]:
         for shard in range(experiment.shards):
             runs.append(Run(f"{len(runs):05d}", config, point, shard))
     return runs
+
+
+def pool_seeds(point: dict[str, Any]) -> dict[str, Any]:
+    """The swept values of a point but its seed: runs that differ in nothing else are repetitions of each other."""
+    return {dotted: value for dotted, value in point.items() if dotted != "seed"}
 
 
 def dump_experiment(experiment: Experiment) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ from horizons.errors import UserError
 from horizons.keep import Entries, Measured, keep_of
 from horizons.memory import hold_freed_memory
 from horizons.store.custody import write_record
-from horizons.store.files import fingerprint, reading, run_number, write_results
+from horizons.store.files import fingerprint, reading, run_number
 from horizons.store.reader import Triple, open_triple
+from horizons.store.streams import write_members
 from horizons.store.tables import write_table
 from horizons.store.verify import PassingChecksum, verify_checksums
 from horizons.validation import require_validated
@@ -70,7 +71,8 @@ def write_divergence(
     )
     samples = list(measure_unchanged(triple, device))
     write_table(table_of(triple, samples), table_file)
-    write_results(candidates_file, candidates_of(triple, samples, tokenizer))
+    head = candidates_head(triple, samples, tokenizer)
+    write_members(candidates_file, head, "samples", map(candidates_of_sample, samples))
     made_of[validation] = fingerprint(validation)
     write_record(record_file, "divergence", [table_file, candidates_file], made_of)
 
@@ -142,33 +144,40 @@ def table_of(triple: Triple, samples: Iterable[MeasuredSample]) -> pd.DataFrame:
     return table.rename(columns=names)[table_columns(bounded)]
 
 
-def candidates_of(triple: Triple, samples: Iterable[MeasuredSample], tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
-    """The five most probable tokens of each entry of a run, most probable first.
+def candidates_of(triple: Triple, samples: Sequence[MeasuredSample], tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The five most probable tokens of each entry of a run: `candidates_head`, and `samples`, one object a sample."""
+    return candidates_head(triple, samples, tokenizer) | {"samples": list(map(candidates_of_sample, samples))}
 
-    Gives `samples`, one object a sample with `token_ids` and `probabilities`, each a list of up to five an entry in
-    entry order, and `choice_margins`, for each final prediction the difference of the two largest logits but the mask
-    token's, None where infinite; and `token_texts`, the text of each id that occurs in them, in a prompt or in an
-    output. `tokenizer` is that of the run's model.
+
+def candidates_head(triple: Triple, samples: Sequence[MeasuredSample], tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
+    """What is kept of a run beside the candidates of its samples.
+
+    Gives `choice_margins`, a list a sample: for each final prediction the difference of the two largest logits but the
+    mask token's, None where infinite; and `token_texts`, the text of each id that occurs among the candidates, in a
+    prompt or in an output. `tokenizer` is that of the run's model.
     """
-    found, occurring = [], set()
+    occurring: set[int] = set()
+    margins = []
     for sample in samples:
-        token_ids = sample.measured.token_ids.tolist()
-        probabilities = [[round(value, 6) for value in row] for row in sample.measured.probabilities.tolist()]
-        margins = sample.measured.choice_margins[sample.entries.horizons == 1].tolist()
-        found.append(
-            {
-                "sample_idx": sample.sample_idx,
-                "token_ids": token_ids,
-                "probabilities": probabilities,
-                "choice_margins": [float(f"{margin:.9g}") if math.isfinite(margin) else None for margin in margins],
-            }
-        )
+        of_finals = sample.measured.choice_margins[sample.entries.horizons == 1].tolist()
+        margins.append([float(f"{margin:.9g}") if math.isfinite(margin) else None for margin in of_finals])
         output = triple.results["outputs"][sample.sample_idx]
-        occurring.update(*token_ids, output["prompt_ids"], output["output_ids"])
+        occurring.update(np.unique(sample.measured.token_ids).tolist(), output["prompt_ids"], output["output_ids"])
     return {
         "run": run_number(triple.results_file),
+        "choice_margins": margins,
         "token_texts": {str(token_id): token_text(tokenizer, token_id) for token_id in sorted(occurring)},
-        "samples": found,
+    }
+
+
+def candidates_of_sample(sample: MeasuredSample) -> dict[str, Any]:
+    """The candidates of a sample, most probable first: `token_ids` and `probabilities`, each a list of up to five an
+    entry in entry order.
+    """
+    return {
+        "sample_idx": sample.sample_idx,
+        "token_ids": sample.measured.token_ids.tolist(),
+        "probabilities": [[round(value, 6) for value in row] for row in sample.measured.probabilities.tolist()],
     }
 
 

@@ -12,14 +12,15 @@ from horizons.devices import visible_devices
 from horizons.errors import UserError
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
-from horizons.prompts import compares_speed, load_prompts
+from horizons.prompts import compares_speed, prompt_facts, shares_prompts
 from horizons.schedule import check_blocks, most_entries, most_remembered
 from horizons.store.files import MAX_HEADER_SIZE
 from horizons.store.layout import ITEM_BYTES, header_size
 
 # Of an entry in the metadata file: measured on the default experiment, whose ids are as long as `replace-000` at most.
 METADATA_BYTES = 205
-STAGES_OF_A_RUN, STAGES_OF_ALL = 3, 3  # generate, validate, divergence; plot, explorer, summarize
+# generate, validate, divergence; plot, explorer, summarize, and compare where there is something to compare
+STAGES_OF_A_RUN, STAGES_OF_ALL = 3, 3
 
 # What a generate job asks of a cluster is meant to be enough rather than near, and a retry asks for more.
 BASE_MB = 3000  # Python with torch, its CUDA context, and the two Snakemakes of a cluster's job
@@ -96,7 +97,8 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
         runs.append(plan_run(run, last - first, size, dtype))
         if run.shard == 0:
             shards_needed.append(_shards_needed(run, samples, size, dtype))
-    jobs = STAGES_OF_A_RUN * len(runs) + STAGES_OF_ALL + compares_speed(expanded) if saving else len(runs)
+    of_all = STAGES_OF_ALL + shares_prompts(expanded) + compares_speed(expanded)
+    jobs = STAGES_OF_A_RUN * len(runs) + of_all if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 
@@ -202,12 +204,10 @@ def largest_run(config: Experiment) -> int:
     return math.ceil(samples / config.shards)
 
 
-@cache
 def prompt_sizes(dataset: Dataset) -> tuple[int, int]:
     """The number of prompts, and the bytes of the longest, which are at least as many as its tokens."""
-    prompts = load_prompts(dataset)
-    texts = [prompt.text or "".join(message["content"] for message in prompt.messages or []) for prompt in prompts]
-    return len(prompts), max(len(text.encode()) for text in texts)
+    facts = prompt_facts(dataset)
+    return len(facts.ids), facts.longest
 
 
 def _sample_bytes(config: Experiment, vocab_size: int, dtype: str) -> int:

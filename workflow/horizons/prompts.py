@@ -3,10 +3,11 @@
 import codecs
 import difflib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs
+from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs, pool_seeds
 from horizons.errors import UserError
 from horizons.strict_json import parse_json, shorten
 
@@ -19,6 +20,32 @@ class Prompt(NamedTuple):
     text: str | None
     label: str | None
     task: str | None
+
+
+class PromptFacts(NamedTuple):
+    """What is asked of the prompts of a dataset before any is run."""
+
+    ids: tuple[str, ...]
+    longest: int  # bytes of the longest prompt's text, which are at least as many as its tokens
+
+
+def prompt_facts(dataset: Dataset) -> PromptFacts:
+    """Of the prompts that `load_prompts` gives, which are read once, and again where the file has changed.
+
+    Raises UserError as that does.
+    """
+    try:
+        state = local_path(dataset.path).stat()
+    except OSError:
+        return _read_facts(dataset, 0, 0)  # which says what is wrong
+    return _read_facts(dataset, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _read_facts(dataset: Dataset, _time: int, _size: int) -> PromptFacts:
+    prompts = load_prompts(dataset)
+    texts = (prompt.text or "".join(message["content"] for message in prompt.messages or []) for prompt in prompts)
+    return PromptFacts(tuple(prompt.id for prompt in prompts), max(len(text.encode()) for text in texts))
 
 
 def load_prompts(dataset: Dataset) -> list[Prompt]:
@@ -64,17 +91,17 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
     Raises UserError, naming `source` and where there is a sweep its point, for prompts that can't be loaded, fewer
     prompts than shards, and a sample that no run of the experiment has.
     """
-    known: dict[Dataset, list[str]] = {}
+    known: dict[Dataset, tuple[str, ...]] = {}
     for run in expand_runs(experiment):
         if run.config.dataset not in known:
             where = f"{source}: {describe_point(run.point)}" if run.point else ""
-            prompts = _load_at(where, run.config.dataset)
-            if len(prompts) < experiment.shards:
+            found = _ids_at(where, run.config.dataset)
+            if len(found) < experiment.shards:
                 raise UserError(
                     f"{where or f'{source}: '}shards is {experiment.shards}; {run.config.dataset.path} gives "
-                    f"{len(prompts)} prompts, so set it to {len(prompts)} or less"
+                    f"{len(found)} prompts, so set it to {len(found)} or less"
                 )
-            known[run.config.dataset] = [prompt.id for prompt in prompts]
+            known[run.config.dataset] = found
     ids = [question_id for found in known.values() for question_id in found]
     for sample in experiment.plots.samples:
         if sample not in ids:
@@ -83,6 +110,20 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
                 f"{source}: plots.samples holds {sample!r}, which no prompt has as its id; is it {close[0]!r}?"
             )
     return experiment.plots.samples or ids[:1]
+
+
+def shares_prompts(runs: Iterable[Run]) -> bool:
+    """Whether any swept point has prompts of the first, so that the two can be compared; points of another seed alone
+    are no others. Raises UserError for prompts that can't be loaded.
+    """
+    datasets: dict[str, set[Dataset]] = {}
+    for run in runs:
+        datasets.setdefault(repr(pool_seeds(run.point)), set()).add(run.config.dataset)
+    (first, *_), *others = datasets.values()
+    if any(first in other for other in others):
+        return True
+    ids = set(prompt_facts(first).ids) if others else set()
+    return any(not ids.isdisjoint(prompt_facts(dataset).ids) for other in others for dataset in other)
 
 
 def compares_speed(runs: Iterable[Run]) -> bool:
@@ -98,9 +139,9 @@ def compares_speed(runs: Iterable[Run]) -> bool:
     return any(prompt.label is not None for dataset in datasets for prompt in load_prompts(dataset))
 
 
-def _load_at(where: str, dataset: Dataset) -> list[Prompt]:
+def _ids_at(where: str, dataset: Dataset) -> tuple[str, ...]:
     try:
-        return load_prompts(dataset)
+        return prompt_facts(dataset).ids
     except UserError as error:
         raise UserError(f"{where}{error}") from error
 

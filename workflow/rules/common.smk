@@ -21,7 +21,7 @@ from horizons.errors import UserError
 from horizons.logs import INTERRUPTED
 from horizons.models.facts import checkpoint_files
 from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
-from horizons.prompts import compares_speed, local_path, require_samples
+from horizons.prompts import compares_speed, local_path, require_samples, shares_prompts
 from horizons.recorded import difference, same_runs
 from horizons.store.aside import set_aside
 from horizons.store.custody import SEAL, NoRecord, change_since, read_sealed, record_of_run
@@ -35,6 +35,7 @@ localrules:
     plot_any_order,
     speed,
     explorer,
+    compare,
     summarize,
 
 
@@ -140,6 +141,12 @@ def results_of(wildcards) -> list[str]:
     return of_all_runs(rules.generate.output.results, wildcards.experiment)
 
 
+@cache
+def has_comparison(experiment: str) -> bool:
+    """Whether swept points of an experiment share prompts, on which they are compared."""
+    return shares_prompts(runs_of(experiment).values())
+
+
 def is_left_to_right(experiment: str) -> bool:
     """Whether every run of an experiment commits one position a timestep, the next one."""
     return all(run.config.generation.is_left_to_right for run in runs_of(experiment).values())
@@ -157,9 +164,11 @@ def tables_of(wildcards, left_to_right: bool) -> list[str]:
 
 
 def pages_of(wildcards) -> list[str]:
-    """The figures that an experiment has, and its explorer."""
+    """The figures that an experiment has, its explorer and its comparison."""
     drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
-    outputs = [*drawn, *(rules.speed.output if has_speeds(wildcards.experiment) else []), rules.explorer.output.page]
+    outputs = [*drawn, rules.explorer.output.page]
+    outputs += rules.speed.output if has_speeds(wildcards.experiment) else []
+    outputs += rules.compare.output if has_comparison(wildcards.experiment) else []
     return [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
 
 

@@ -29,5 +29,6 @@ rule explorer:
         "../envs/horizons.yaml"
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
+        samples=lambda wildcards: experiment_of(wildcards.experiment).explorer.samples,
     script:
         "../scripts/explorer.py"

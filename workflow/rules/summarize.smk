@@ -1,8 +1,8 @@
 """Summarize an experiment: statistics of each run and horizon.
 
-Input: the tables, candidates and results of all its runs; their validation, the plots and the page too, so that whoever
-asks for the summary gets all there is of an experiment. Output: `summary.csv`; for readers the main part of it, and what the runs
-were made with, as HTML; `experiment.yaml`, from which all of it can be made again; and `summary.json`, the record of
+Input: the tables, candidates and results of all its runs; their validation, the plots, the page and
+the comparison too, so that whoever asks for the summary gets all there is of an experiment. Output: `summary.csv`; for
+readers the main part of it, and what the runs were made with, as HTML; `experiment.yaml`, from which all of it can be made again; and `summary.json`, the record of
 what the summary was made of. It is removed before anything of that is replaced, and without it the summary is made
 anew.
 """
@@ -46,6 +46,7 @@ rule summarize:
         "benchmarks/summarize/{experiment}.tsv"
     conda:
         "../envs/horizons.yaml"
+    threads: 2
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
         experiment=lambda wildcards: dump_experiment(experiment_of(wildcards.experiment)),

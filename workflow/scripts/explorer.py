@@ -9,7 +9,6 @@ if __name__ == "__main__":
         from horizons.report.explorer import explorer_page
         from horizons.store.custody import check_inputs
         from horizons.store.files import write_text
-        from horizons.store.tables import read_tables
 
         tables, results, candidates = (
             [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates")
@@ -17,10 +16,11 @@ if __name__ == "__main__":
         check_inputs([*tables, *results, *candidates])
         page = explorer_page(
             snakemake.wildcards.experiment,
-            read_tables(tables),
+            tables,
             snakemake.params.points,
             results,
             candidates,
             {part: Path(snakemake.input[part]) for part in ("page", "style", "script")},
+            snakemake.params.samples,
         )
         write_text(Path(snakemake.output.page), page)

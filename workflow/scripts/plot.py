@@ -8,12 +8,11 @@ if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
         from horizons.report.plots import draw
         from horizons.store.custody import check_inputs
-        from horizons.store.tables import read_tables
 
         tables, candidates = ([Path(path) for path in snakemake.input[name]] for name in ("tables", "candidates"))
         check_inputs([*tables, *candidates])
         draw(
-            read_tables(tables),
+            tables,
             snakemake.params.points,
             candidates,
             snakemake.params.samples,

@@ -14,7 +14,7 @@ if __name__ == "__main__":
         from horizons.report.summary import summarize
         from horizons.store.custody import check_inputs, write_record
         from horizons.store.files import fingerprint, write_text
-        from horizons.store.tables import read_tables, write_table
+        from horizons.store.tables import write_table
 
         tables, results, candidates, pages = (
             [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates", "pages")
@@ -26,7 +26,7 @@ if __name__ == "__main__":
         experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
         require_recorded(results, expand_runs(experiment), source)
         made_of = check_inputs([*tables, *results, *candidates]) | {page: fingerprint(page) for page in pages}
-        summary = summarize(read_tables(tables), snakemake.params.points, results, candidates)
+        summary = summarize(tables, snakemake.params.points, results, candidates, snakemake.threads)
         write_table(summary, summary_file)
         write_text(experiment_file, snakemake.params.experiment)
         write_text(readable, table_page("Summary", readable_summary(summary)))

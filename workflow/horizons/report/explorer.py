@@ -3,52 +3,72 @@
 import base64
 import hashlib
 import html
+import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from horizons.columns import BOUNDED
 from horizons.errors import UserError
-from horizons.report.labels import label_points, label_texts, visible
-from horizons.store.files import read_candidates, read_results, run_number
+from horizons.report.labels import group_points, label_points, label_texts, visible
+from horizons.report.samples import sum_samples
+from horizons.report.tables import Table, open_tables
+from horizons.store.streams import ABOUT, read_about, read_candidate_samples, read_outputs, read_token_texts
 from horizons.store.tables import column_of
 
 # Probabilities are whole multiples of 1 / PROBABILITY_SCALE in the page, which takes half the characters.
 PROBABILITY_SCALE = 10_000
-ABOUT = ["config", "point", "shard", "environment", "metrics"]
+MOST_BYTES = 4_500_000  # of data, so that any browser opens the page
+DRAW_SEED = 0
+
+
+class Chosen(NamedTuple):
+    """What the explorer shows of one run: the entries, outputs and candidates of some of its samples."""
+
+    table: pd.DataFrame
+    results: dict[str, Any]
+    candidates: dict[str, Any]
+    num_samples: int  # that the run has
 
 
 def explorer_page(
     experiment: str,
-    table: pd.DataFrame,
+    table_files: Iterable[Path],
     points: Mapping[str, Mapping[str, Any]],
     results_files: Iterable[Path],
     candidates_files: Iterable[Path],
     parts: Mapping[str, Path],
+    most_samples: int = 200,
 ) -> str:
     """The HTML of an experiment's explorer, which needs nothing but itself.
 
-    `table` holds the divergence tables of its runs, `points` the swept values of each run by its number; `parts` are
-    the files the page is made of: page, style, script. It opens on the run and sample with the most to see, see
-    `mean_divergences`. Raises UserError where files of a run do not belong together.
+    `table_files` are the divergence tables of its runs, in the order of their results and candidates, `points` the
+    swept values of each run by its number; `parts` are the files the page is made of: page, style, script. It shows at
+    most `most_samples` samples, and not more than fit into MOST_BYTES, see `choose_samples`. It opens on the run and
+    sample with the most to see, see `mean_divergences`. Raises UserError where files of a run do not belong together.
     """
-    labels = label_points(points)
-    tables = dict(iter(table.groupby("run", sort=False)))
+    labels, files = label_points(points), {}
+    with open_tables(table_files) as tables:
+        divergences = {table.run: divergences_of(table) for table in tables}
+        order = choose_samples(divergences, group_points(points), most_samples)
+        for table, *paths in zip(tables, results_files, candidates_files, strict=True):
+            numbers = sorted(number for run, number in order if run == table.run)
+            if numbers:
+                files[table.run] = read_chosen(table, numbers, *paths, len(divergences[table.run]))
+    order = fitting(order, files)
     blocks = []
-    for results_file, candidates_file in zip(results_files, candidates_files, strict=True):
-        run = run_number(results_file)
-        data = encode_run(tables[run], read_results(results_file), read_candidates(candidates_file))
-        blocks.append(data_block(f"run-{run}", data))
-    opening = mean_divergences(table).groupby("run", sort=False).max().reindex(list(labels)).argmax()
-    runs = [
-        {"number": run, "label": visible(label), "opening": bool(number == opening)}
-        for number, (run, label) in enumerate(labels.items())
-    ]
+    for run, chosen in files.items():
+        numbers = {number for other, number in order if other == run}
+        if numbers:
+            blocks.append(data_block(f"run-{run}", encode_run(*keep_samples(chosen, numbers))))
+    shown = [run for run in labels if any(run == other for other, _ in order)]
+    opening = max(shown, key=lambda run: divergences[run].max())
+    runs = [{"number": run, "label": visible(labels[run]), "opening": run == opening} for run in shown]
     script = parts["script"].read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     replacements = {
@@ -62,20 +82,91 @@ def explorer_page(
     return _replace(parts["page"].read_text(encoding="utf-8"), replacements)
 
 
-def mean_divergences(table: pd.DataFrame) -> pd.Series:
-    """How much there is to see of each sample, by run and sample_idx: the mean KL of its entries up to the end of the
-    text, infinite ones left out; 0 where there are no others.
+def mean_divergences(samples: np.ndarray, kl: np.ndarray) -> pd.Series:
+    """How much there is to see of each sample, by its number: the mean KL of its entries up to the end of the text,
+    (num_entries,) each, infinite ones left out; 0 where there are no others.
     """
-    kl = table[column_of(table, "kl")].where(~table["after_eos"]).replace(np.inf, np.nan)
-    return kl.groupby([table["run"], table["sample_idx"]]).mean().fillna(0.0)
+    sums = sum_samples({"sample": samples}, {"kl": kl})
+    return pd.Series(sums["kl"] / np.maximum(sums["kl_n"], 1), sums["sample"])
 
 
-def encode_run(table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapping[str, Any]) -> dict[str, Any]:
+def divergences_of(table: Table) -> pd.Series:
+    """The `mean_divergences` of the samples of a run."""
+    found = table.read(["sample_idx", f"{column_of(table, 'kl')} AS kl"], "NOT after_eos")
+    return mean_divergences(found["sample_idx"], found["kl"])
+
+
+def choose_samples(
+    divergences: Mapping[str, pd.Series], point_of: Mapping[str, str], most: int
+) -> list[tuple[str, int]]:
+    """At most so many samples, as run and number, the first to be shown first.
+
+    The points of the sweep take turns, and at each the most divergent sample, the least divergent and one drawn at
+    random of those left.
+    """
+    queues = []
+    for point in dict.fromkeys(point_of.values()):
+        runs = [run for run in divergences if point_of[run] == point]
+        values = np.concatenate([divergences[run].to_numpy() for run in runs])
+        run_of = np.repeat(np.arange(len(runs)), [len(divergences[run]) for run in runs])
+        numbers = np.concatenate([divergences[run].index.to_numpy() for run in runs])
+        ranked = np.argsort(-values, kind="stable")
+        drawn = np.random.default_rng(DRAW_SEED).permutation(len(ranked))
+        turns = np.stack([ranked[:most], ranked[::-1][:most], drawn[:most]], axis=1).ravel().tolist()
+        queues.append([(runs[run_of[at]], int(numbers[at])) for at in dict.fromkeys(turns)])
+    taken = itertools.chain.from_iterable(itertools.zip_longest(*queues))
+    return [sample for sample in taken if sample is not None][:most]
+
+
+def read_chosen(
+    table: Table, numbers: Sequence[int], results_file: Path, candidates_file: Path, num_samples: int
+) -> Chosen:
+    """What the files of a run hold of the samples with these numbers, ascending. Raises UserError."""
+    wanted = set(numbers)
+    names = [name for name in table.columns if name not in ("run", "question_id")]
+    entries = pd.DataFrame(table.read(names, f"sample_idx IN ({', '.join(map(str, numbers))})")).assign(run=table.run)
+    outputs = [output for output in read_outputs(results_file) if output["sample_idx"] in wanted]
+    samples = list(read_candidate_samples(candidates_file, wanted))
+    results = read_about(results_file) | {"outputs": outputs}
+    candidates = {"run": table.run, "token_texts": read_token_texts(candidates_file), "samples": samples}
+    return Chosen(entries, results, candidates, num_samples)
+
+
+def keep_samples(chosen: Chosen, numbers: set[int]) -> Chosen:
+    """What was chosen of a run without the samples of other numbers."""
+    return chosen._replace(
+        table=chosen.table[chosen.table["sample_idx"].isin(numbers)],
+        results=chosen.results | {"outputs": _of_samples(chosen.results["outputs"], numbers)},
+        candidates=chosen.candidates | {"samples": _of_samples(chosen.candidates["samples"], numbers)},
+    )
+
+
+def _of_samples(objects: Iterable[dict[str, Any]], numbers: set[int]) -> list[dict[str, Any]]:
+    return [each for each in objects if each["sample_idx"] in numbers]
+
+
+def fitting(order: Sequence[tuple[str, int]], files: Mapping[str, Chosen]) -> list[tuple[str, int]]:
+    """As many of the samples, in this order, as fit into MOST_BYTES of the page, but at least one."""
+    size, begun = 0, set()
+    for count, (run, number) in enumerate(order):
+        data = encode_run(*keep_samples(files[run], {number}))
+        about = len(json.dumps(data["about"])) if run not in begun else 0
+        begun.add(run)
+        size += len(json.dumps([data["samples"], data["tokens"], data["shown"]], separators=(",", ":"))) + about
+        if size > MOST_BYTES and count:
+            return list(order[:count])
+    return list(order)
+
+
+def encode_run(
+    table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapping[str, Any], num_samples: int | None = None
+) -> dict[str, Any]:
     """What the page holds of one run: its tokens, each once, and for each sample its texts and entries.
 
-    `shown` is how a token is shown where that is not its text, by its place in `tokens`; no two are shown alike, and no
-    two tasks or samples either. Entries after the end of the text are left out. Raises UserError where the entries of a
-    table and of its candidates differ in number.
+    `num_samples` is how many samples the run has, where these are not all. `shown` is how a token is shown where that
+    is not its text, by its place in `tokens`; no two are shown alike, and no two tasks or samples either. Entries after
+    the end of the text are left out. Raises UserError where the entries of a table and of its candidates differ in
+    number.
     """
     texts = candidates["token_texts"]
     index_of: dict[int, int] = {}
@@ -93,6 +184,7 @@ def encode_run(table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapp
                 f"{len(chosen['token_ids'])} among its candidates; make both again"
             )
         samples.append(_encode_sample(rows, output, chosen, index))
+    text = table[~table["after_eos"]]
     bounded = [number for number in BOUNDED if number not in table]
     tokens = {token_id: texts[str(token_id)] for token_id in index_of}
     shown = label_texts(tokens)
@@ -106,7 +198,10 @@ def encode_run(table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapp
         "tokens": list(tokens.values()),
         "shown": {index_of[token_id]: text for token_id, text in shown.items() if text != tokens[token_id]},
         "tasks": list(label_texts(dict(enumerate(tasks))).values()),
-        "opening": int(mean_divergences(table).argmax()),
+        "opening": int(
+            mean_divergences(text["sample_idx"].to_numpy(), text[column_of(table, "kl")].to_numpy()).argmax()
+        ),
+        "num_samples": num_samples or len(samples),
         "samples": [
             sample | {"name": names[number], "task": None if sample["task"] is None else tasks.index(sample["task"])}
             for number, sample in enumerate(samples)

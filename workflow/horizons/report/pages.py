@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 
 from horizons.columns import LOWER_BOUND
+from horizons.report.intervals import FEW_EFFECTIVE
 from horizons.report.labels import value_texts, visible
-from horizons.store.files import read_results, run_number
+from horizons.store.files import run_number
+from horizons.store.streams import read_about
 
 SECTIONS = ["config", "environment", "metrics"]
 # What the readable summary shows of each run and horizon.
@@ -22,6 +24,7 @@ SHOWN = {
     "entropy": "Entropy (nats)",
     "confidence": "Confidence",
 }
+PARTS = ("mean", "mean_low", "mean_high", "effective_samples")
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1rem; }
@@ -32,7 +35,10 @@ th { position: sticky; top: 0; background: Canvas; }
 
 
 def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
-    """The main columns of `summary.csv`, with means and their intervals as text: `1.23 [1.20, 1.26]`."""
+    """The main columns of `summary.csv`, with means and their intervals as text: `1.23 [1.20, 1.26]`.
+
+    A star stands after a mean that hangs on so few samples that no interval can be trusted.
+    """
     horizon = list(summary.columns).index("horizon")
     table = summary[[*summary.columns[: horizon + 1], "num_samples", "n", "score"]].copy()
     for swept in summary.columns[1:horizon]:
@@ -41,15 +47,16 @@ def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
     for number, title in SHOWN.items():
         bounded = f"{number}_mean" not in summary
         number += LOWER_BOUND if bounded else ""
-        columns = zip(*(summary[f"{number}_{part}"] for part in ("mean", "mean_low", "mean_high")), strict=True)
+        columns = zip(*(summary[f"{number}_{part}"] for part in PARTS), strict=True)
         table[title + (", lower bound" if bounded else "")] = [_with_interval(*values) for values in columns]
     return table.fillna("")
 
 
-def _with_interval(mean: float, low: float, high: float) -> str:
+def _with_interval(mean: float, low: float, high: float, effective_samples: float) -> str:
     if pd.isna(mean):
         return ""
-    return f"{mean:.3g}" if pd.isna(low) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+    star = "" if pd.isna(effective_samples) or effective_samples >= FEW_EFFECTIVE else "*"
+    return f"{mean:.3g}{star}" if pd.isna(low) else f"{mean:.3g}{star} [{low:.3g}, {high:.3g}]"
 
 
 def describe_runs(results_files: Iterable[Path]) -> pd.DataFrame:
@@ -62,7 +69,7 @@ def describe_runs(results_files: Iterable[Path]) -> pd.DataFrame:
     numbers = []
     for path in results_files:
         numbers.append(run_number(path))
-        results = read_results(path)
+        results = read_about(path)
         for key, value in _flatten({section: results[section] for section in SECTIONS}):
             runs_with.setdefault(key, {}).setdefault(value, []).append(numbers[-1])
     rows = [

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from horizons.config import pool_seeds
 from horizons.report.figures.by_horizon import (
     acceptance,
     agreement_by_horizon,
@@ -23,20 +24,25 @@ from horizons.report.figures.by_horizon import (
 from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration
 from horizons.report.figures.commit_order import commit_order
+from horizons.report.figures.comparison import comparison
+from horizons.report.figures.data import commits_of, reduce_tables
 from horizons.report.figures.frame import BEFORE_COMMIT, POSITIONS_AHEAD, save, swept_lines
-from horizons.report.figures.glyphs import use_fonts_for
-from horizons.report.figures.intervals import number_samples
+from horizons.report.figures.glyphs import printable, use_fonts_for
 from horizons.report.figures.speed import looks_of, speed
 from horizons.report.figures.trellis import choose_samples, trellis
 from horizons.report.labels import group_points, label_points, legend_of
-from horizons.store.files import read_candidates, read_results, run_number
+from horizons.report.tables import open_tables
+from horizons.store.files import run_number
+from horizons.store.streams import read_outputs, read_token_texts
 
+# The name of a figure, the function that makes it, and what that is given; all of it can be pickled.
+NamedFigure = tuple[str, Callable[..., Figure], tuple[Any, ...]]
 # The figure of a left-to-right experiment that another has not, and the other way round.
 OF_ORDER = {True: "acceptance", False: "commit_order"}
 
 
 def draw(
-    table: pd.DataFrame,
+    table_files: Iterable[Path],
     points: Mapping[str, Mapping[str, Any]],
     candidates_files: Iterable[Path],
     samples: Sequence[str],
@@ -47,44 +53,68 @@ def draw(
 ) -> None:
     """Draw the figures of an experiment into `folder`, each as PNG and SVG, so many `processes` at once.
 
-    `table` holds the divergence tables of its runs, `points` the swept values of each run by its number,
+    `table_files` are the divergence tables of its runs, `points` the swept values of each run by its number,
     `candidates_files` hold the texts of their tokens, and `samples` are the question ids of those drawn token by token.
     Positions after the end of the text are left out, and so is infinity, which no axis holds; the figures say how much.
     Where not all runs are `left_to_right`, horizons are timesteps, and `acceptance` gives way to `commit_order`.
     """
+    texts = TokenTexts(candidates_files)
     with plt.style.context(style):
         point_of, labels = group_points(points), label_points(points)
-        drawn = choose_samples(table, samples, token_texts(candidates_files), labels)
+        with open_tables(table_files) as tables:
+            data = reduce_tables(tables, point_of)
+            commits = None if left_to_right else commits_of(tables, point_of)
+            drawn = choose_samples(tables, samples, texts.of_run, labels)
         use_fonts_for([*labels.values(), *(text for sample in drawn for text in sample.texts)])
         order = list(dict.fromkeys(point_of.values()))
         title, values = legend_of(points)
         lines = swept_lines({point: values[point] for point in order}, title)
         panels = {point: labels[point] for point in order}
-        table = number_samples(table.assign(point=table["run"].map(point_of)))
-        text = table[~table["after_eos"]]
+        horizons = sorted(data.by_horizon["horizon"].unique())
         names = POSITIONS_AHEAD if left_to_right else BEFORE_COMMIT
         figures = [
-            ("divergence_by_horizon", divergence_by_horizon, (text, lines, names)),
-            ("divergence_by_position", divergence_by_position, (text, panels, names)),
-            ("agreement_by_horizon", agreement_by_horizon, (text, lines, names)),
-            ("confidence_over_time", confidence_over_time, (text, lines)),
-            ("calibration", calibration, (text, panels, names)),
+            ("divergence_by_horizon", divergence_by_horizon, (data.by_horizon, lines, names)),
+            ("divergence_by_position", divergence_by_position, (data.spread, data.by_horizon, panels, names)),
+            ("agreement_by_horizon", agreement_by_horizon, (data.by_horizon, lines, names)),
+            ("confidence_over_time", confidence_over_time, (data.by_horizon, lines)),
+            ("calibration", calibration, (data.bins, panels, names)),
             ("trellis", trellis, (drawn, names)),
         ]
         for suffix in (".png", ".svg"):  # as an earlier config may have had it
             (folder / OF_ORDER[not left_to_right]).with_suffix(suffix).unlink(missing_ok=True)
         if left_to_right:
-            figures.append(("acceptance", acceptance, (text, lines)))
+            figures.append(("acceptance", acceptance, (data.accepted, horizons, lines)))
         else:
-            figures.append(("commit_order", commit_order, (table[table["horizon"] == 1], panels)))
-        if processes == 1:
-            for name, figure, data in figures:
-                _draw(folder / name, figure, data)
-            return
-        # Forked, so that each has the style and the fonts that are set here.
-        with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-            for drawing in [pool.submit(_draw, folder / name, figure, data) for name, figure, data in figures]:
-                drawing.result()
+            figures.append(("commit_order", commit_order, (commits, panels)))
+        draw_all(figures, folder, processes)
+
+
+def draw_comparison(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]], style: Path, folder: Path) -> None:
+    """Draw `comparison` into `folder`, as PNG and SVG; `table` is of `compare`, `points` the swept values of each run.
+
+    Each point has the colour that it has in the other figures.
+    """
+    pooled = {run: pool_seeds(dict(point)) for run, point in points.items()}
+    order = list(dict.fromkeys(group_points(pooled).values()))
+    with plt.style.context(style):
+        use_fonts_for(label_points(pooled).values())
+        title, values = legend_of(pooled)
+        lines = swept_lines({point: values[point] for point in order}, title)
+        lines = lines.without(order[0])
+        first = "".join(printable(label_points(pooled)[order[0]]))
+        draw_all([("comparison", comparison, (table, first, lines))], folder, processes=1)
+
+
+def draw_all(figures: Sequence[NamedFigure], folder: Path, processes: int) -> None:
+    """Draw figures with the style and the fonts that are set, each as PNG and SVG of its name in `folder`."""
+    if processes == 1:
+        for name, figure, data in figures:
+            _draw(folder / name, figure, data)
+        return
+    # Forked, so that each has the style and the fonts that are set here.
+    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+        for drawing in [pool.submit(_draw, folder / name, figure, data) for name, figure, data in figures]:
+            drawing.result()
 
 
 def draw_speed(
@@ -98,19 +128,21 @@ def draw_speed(
 
 
 def read_speeds(results_files: Iterable[Path], point_of: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tokens that each forward pass committed (point, sample, tokens), and the score of each sample that has one
-    (point, sample, score); `point_of` says as which point each run is drawn.
+    """Sums of each sample, as `means_by` takes them: of the tokens that its forward passes committed (point, sample, n,
+    tokens, tokens_n), and of its score where it has one (point, sample, n, score, score_n); `point_of` says as which
+    point each run is drawn.
     """
     passes, scores, sample = [], [], -1
     for path in results_files:
         point = point_of[run_number(path)]
-        for output in read_results(path)["outputs"]:
+        for output in read_outputs(path):
             sample += 1
-            passes += [(point, sample, tokens) for tokens in tokens_of_passes(output)]
-            scores += [(point, sample, output["score"])] if "score" in output else []
+            tokens = tokens_of_passes(output)
+            passes.append((point, sample, len(tokens), float(sum(tokens)), len(tokens)))
+            scores += [(point, sample, 1, float(output["score"]), 1)] if "score" in output else []
     return (
-        pd.DataFrame(passes, columns=["point", "sample", "tokens"]).astype({"tokens": float}),
-        pd.DataFrame(scores, columns=["point", "sample", "score"]).astype({"score": float}),
+        pd.DataFrame(passes, columns=["point", "sample", "n", "tokens", "tokens_n"]),
+        pd.DataFrame(scores, columns=["point", "sample", "n", "score", "score_n"]),
     )
 
 
@@ -125,7 +157,12 @@ def _draw(stem: Path, figure: Callable[..., Figure], data: tuple[Any, ...]) -> N
     save(figure(*data), stem)
 
 
-def token_texts(candidates_files: Iterable[Path]) -> dict[str, dict[int, str]]:
-    """The text of each token id that occurs in a run, by the number of the run."""
-    files = [read_candidates(path) for path in candidates_files]
-    return {file["run"]: {int(token): text for token, text in file["token_texts"].items()} for file in files}
+class TokenTexts:
+    """The text of each token id that occurs in a run, read when it is asked for."""
+
+    def __init__(self, candidates_files: Iterable[Path]) -> None:
+        self._paths = {path.name.split(".")[0]: path for path in candidates_files}
+
+    def of_run(self, run: str) -> dict[int, str]:
+        """The texts by token id. Raises UserError where the candidates of the run can't be read."""
+        return {int(token): text for token, text in read_token_texts(self._paths[run]).items()}

@@ -1,6 +1,9 @@
 """From the tables of an experiment's runs to one summary: statistics of each run and horizon."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,10 @@ import pandas as pd
 
 from horizons.columns import NUMBERS
 from horizons.errors import UserError
-from horizons.store.files import read_candidates, read_results, run_number
+from horizons.report.intervals import mean_of_samples
+from horizons.report.samples import sum_samples
+from horizons.report.tables import Table, open_tables
+from horizons.store.streams import read_about, read_choice_margins, read_outputs
 from horizons.store.tables import column_of
 
 # How far the margin of one and the same prediction is typically off, by the dtype the model computes in: the largest
@@ -18,98 +24,137 @@ from horizons.store.tables import column_of
 # bfloat16. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
 TYPICAL_NOISE = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
 
-RESAMPLES = 1000
-RESAMPLING_SEED = 0
+KEYS = ["sample_idx", "horizon", "after_eos"]
 
 
 def summarize(
-    table: pd.DataFrame,
+    table_files: Iterable[Path],
     points: Mapping[str, Mapping[str, Any]],
-    results_files: list[Path],
-    candidates_files: list[Path],
+    results_files: Iterable[Path],
+    candidates_files: Iterable[Path],
+    processes: int = 1,
 ) -> pd.DataFrame:
-    """One row for each run and horizon.
+    """One row for each run and horizon that it records, also where no sample has an entry there.
 
-    `table` holds the divergence tables of all runs, `points` the swept values of each run by its number. Columns: run,
-    the swept keys, horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left
-    out), score (mean task score of the run, empty without labels), forward_passes_mean (of a sample of the run),
-    tokens_per_pass (tokens the run committed for each), near_ties (of the run, see `count_near_ties`), then
-    for each number `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_mean_low` and `_mean_high` (95 % interval
-    of the mean) and `_infinite` (how many are). Raises UserError where files of a run do not belong together.
+    `table_files` are the divergence tables of all runs, in the order of their results and candidates, `points` the
+    swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
+    horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left out), score (mean
+    task score of the run, empty without labels), forward_passes_mean (of a sample of the run), tokens_per_pass (tokens
+    the run committed for each), near_ties (of the run, see `count_near_ties`), then for each number
+    `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
+    (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
+    run do not belong together.
     """
-    results = {run_number(path): read_results(path) for path in results_files}
-    margins = {run: choice_margins(file) for run, file in map(_by_run, candidates_files)}
-    near_ties = {run: count_near_ties(entries, margins[run], results[run]) for run, entries in table.groupby("run")}
-    numbers = [column_of(table, number) for number in NUMBERS]
+    runs = list(zip(table_files, results_files, candidates_files, strict=True))
+    shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), min(processes, len(runs)))]
+    if len(shares) == 1:
+        found = [summarize_runs(runs, points)]
+    else:
+        with ProcessPoolExecutor(len(shares), get_context("fork")) as pool:
+            found = list(pool.map(summarize_runs, shares, itertools.repeat(points)))
+    summary = pd.DataFrame(list(itertools.chain.from_iterable(found)))
+    whole = [name for name in summary if name == "near_ties" or name.endswith("_effective_samples")]
+    return summary.astype(dict.fromkeys(whole, "Int64"))
+
+
+def summarize_runs(runs: Sequence[Sequence[Path]], points: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of some runs, each given as the paths of its table, results and candidates."""
     rows = []
-    for (run, horizon), entries in table.groupby(["run", "horizon"], sort=True):
-        kept = entries[~entries["after_eos"]]
-        row = {
-            "run": run,
-            **points[run],
+    with open_tables(table for table, _, _ in runs) as tables:
+        for table, (_, results_file, candidates_file) in zip(tables, runs, strict=True):
+            rows += summarize_run(table, points[table.run], results_file, candidates_file)
+    return rows
+
+
+def summarize_run(
+    table: Table, point: Mapping[str, Any], results_file: Path, candidates_file: Path
+) -> list[dict[str, Any]]:
+    """The rows of one run, see `summarize`."""
+    numbers = {column_of(table, name): number for name, number in NUMBERS.items()}
+    first, *others = table.batches(list(numbers))
+    columns = table.read([*KEYS, *first])
+    keys = {name: columns.pop(name) for name in KEYS}
+    results, speed_of_run = read_about(results_file), speed(read_outputs(results_file))
+    margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
+    near_ties = count_near_ties(keys, margins, results, table.run)
+    rows, kept = {}, {}
+    for horizon in recorded_horizons(results, keys["horizon"]):
+        at_horizon = keys["horizon"] == horizon
+        kept[horizon] = np.flatnonzero(at_horizon & ~keys["after_eos"])
+        rows[horizon] = {
+            "run": table.run,
+            **point,
             "horizon": horizon,
-            "num_samples": kept["sample_idx"].nunique(),
-            "n": len(kept),
-            "after_eos": len(entries) - len(kept),
-            "score": results[run]["metrics"]["score"],
-            **speed(results[run]["outputs"]),
-            "near_ties": near_ties[run],
+            "num_samples": len(np.unique(keys["sample_idx"][kept[horizon]])),
+            "n": len(kept[horizon]),
+            "after_eos": int(at_horizon.sum()) - len(kept[horizon]),
+            "score": results["metrics"]["score"],
+            **speed_of_run,
+            "near_ties": near_ties,
         }
-        intervals = resampled_means(kept[numbers].to_numpy(), kept["sample_idx"].to_numpy())
-        for number, (low, high) in zip(numbers, intervals, strict=True):
-            values = kept[number].to_numpy()
-            row |= {f"{number}_{name}": value for name, value in statistics(values).items()}
-            row |= {f"{number}_mean_low": low, f"{number}_mean_high": high}
-        rows.append(row)
-    return pd.DataFrame(rows).astype({"near_ties": "Int64"})
+    for batch in itertools.chain([columns], map(table.read, others)):
+        for name, values in batch.items():
+            for horizon, entries in kept.items():
+                found = describe_number(
+                    values[entries],
+                    keys["sample_idx"][entries],
+                    share=numbers[name].share,
+                    known=horizon == 1 and numbers[name].at_final is not None,
+                )
+                rows[horizon] |= {f"{name}_{part}": value for part, value in found.items()}
+    return list(rows.values())
 
 
-def _by_run(candidates_file: Path) -> tuple[str, dict[str, Any]]:
-    candidates = read_candidates(candidates_file)
-    return candidates["run"], candidates
+def recorded_horizons(results: Mapping[str, Any], found: np.ndarray) -> list[int]:
+    """The horizons that the results of a run say it records, and those found in its table."""
+    return sorted({*np.unique(found).tolist(), *results["config"]["generation"].get("horizons", [])})
 
 
-def choice_margins(candidates: Mapping[str, Any]) -> np.ndarray:
-    """How close the choice of each token of a run was, (num_finals,) in entry order: the difference of the two largest
-    logits of its final prediction, the mask token's left out, for it can't be chosen. Raises UserError.
+def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known: bool) -> dict[str, float | None]:
+    """What the summary says of a number, (num_entries,) values with the numbers of their samples.
+
+    `share` says that it lies between 0 and 1, `known` that its values follow from what it is, whatever the samples.
     """
-    run = candidates["run"]
-    if not all("choice_margins" in sample for sample in candidates["samples"]):
-        raise UserError(
-            f"run {run}: its candidates are of an earlier version, without choice_margins; remove "
-            f"{run}.candidates.json.gz and run again"
-        )
-    margins = [margin for sample in candidates["samples"] for margin in sample["choice_margins"]]
-    return np.array(margins, dtype=float)  # None, of a choice without a second token, becomes NaN
+    row = statistics(values)
+    if known:
+        return row | {"mean_low": row["mean"], "mean_high": row["mean"], "effective_samples": None}
+    low = high = effective = None
+    if not row["infinite"]:
+        sums = sum_samples({"sample": samples}, {"value": values})
+        _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share)
+    return row | {"mean_low": low, "mean_high": high, "effective_samples": effective}
 
 
-def speed(outputs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def speed(outputs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Forward passes of a sample, and tokens that the samples committed for each; both count those of guidance."""
-    passes = [output["nfe"] for output in outputs]
-    tokens = sum(
-        sum(len(step[0]) for step in output["trace"]) if "trace" in output else len(output["output_ids"])
-        for output in outputs
-    )
+    passes, tokens = [], 0
+    for output in outputs:
+        passes.append(output["nfe"])
+        tokens += sum(len(step[0]) for step in output["trace"]) if "trace" in output else len(output["output_ids"])
     return {"forward_passes_mean": sum(passes) / len(passes), "tokens_per_pass": tokens / sum(passes)}
 
 
-def count_near_ties(entries: pd.DataFrame, margins: np.ndarray, results: Mapping[str, Any]) -> int | None:
+def count_near_ties(
+    entries: Mapping[str, np.ndarray], margins: np.ndarray, results: Mapping[str, Any], run: str
+) -> int | None:
     """How many tokens of a run, up to the end of the text, another machine or batch size may decide otherwise.
 
-    Those are the final predictions whose margin, of `choice_margins`, is below TYPICAL_NOISE. None where tokens were
-    drawn or guided, for then the margin of the saved logits is not what decided. Raises UserError.
+    Those are the final predictions whose margin is below TYPICAL_NOISE: `margins` (num_finals,), in entry order, are
+    the differences of the two largest logits but the mask token's, which can't be chosen. `entries` are the columns
+    horizon and after_eos of its table. None where tokens were drawn or guided, for then the margin of the saved logits
+    is not what decided. Raises UserError.
     """
     generation = results["config"]["generation"]
     if generation["temperature"] > 0 or generation["cfg_scale"] > 0:
         return None
     noise = TYPICAL_NOISE[results["environment"]["model"]["dtype"]]
-    final = entries[entries["horizon"] == 1]
-    if len(final) != len(margins):
+    beyond = entries["after_eos"][entries["horizon"] == 1]
+    if len(beyond) != len(margins):
         raise UserError(
-            f"run {entries['run'].iloc[0]}: has {len(final)} final predictions in its table and {len(margins)} among "
-            "its candidates; make both again"
+            f"run {run}: has {len(beyond)} final predictions in its table and {len(margins)} among its candidates; "
+            "make both again"
         )
-    return int(((margins < noise) & ~final["after_eos"].to_numpy()).sum())
+    return int(((margins < noise) & ~beyond).sum())
 
 
 def statistics(values: np.ndarray) -> dict[str, float]:
@@ -125,20 +170,3 @@ def statistics(values: np.ndarray) -> dict[str, float]:
     median, low, high = np.quantile(values, [0.5, 0.05, 0.95], method=method)
     deviation = np.nan if infinite else values.std()
     return {"mean": values.mean(), "std": deviation, "median": median, "p05": low, "p95": high, "infinite": infinite}
-
-
-def resampled_means(values: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """95 % percentile bootstrap interval of the mean of each column: (n, k) values, (n,) samples -> (k, 2).
-
-    Whole samples are drawn with replacement, for the entries of one sample are not independent (a cluster bootstrap).
-    Empty (NaN) where there is but one sample.
-    """
-    names, member_of = np.unique(samples, return_inverse=True)
-    if len(names) < 2:
-        return np.full((values.shape[1], 2), np.nan)
-    sums = np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, member_of, values)
-    counts = np.bincount(member_of)
-    drawn = np.random.default_rng(RESAMPLING_SEED).integers(len(names), size=(RESAMPLES, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)[:, None]
-    return np.quantile(means, [0.025, 0.975], axis=0, method="inverted_cdf").T

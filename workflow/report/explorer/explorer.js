@@ -139,8 +139,9 @@ function showList() {
   const rank = (number) => (Number.isNaN(means[number]) ? -1 : means[number]);
   if (state.sort === "high") listed.sort((a, b) => (rank(b) > rank(a)) - (rank(b) < rank(a)) || a - b);
   if (state.sort === "low") listed.sort((a, b) => (rank(a) > rank(b)) - (rank(a) < rank(b)) || a - b);
-  $("count").textContent = `${listed.length} of ${run.samples.length}; mean ${nameOf(state.number)} at horizon ` +
-    `${state.horizon}`;
+  const left = run.num_samples - run.samples.length;
+  $("count").textContent = `${listed.length} of ${run.samples.length}` +
+    (left ? ` that are shown; the run has ${left} more` : "") + `; mean ${nameOf(state.number)} at horizon ${state.horizon}`;
   $("list").replaceChildren(...listed.map((number) => {
     const sample = run.samples[number];
     const mark = sample.score === null ? "" : sample.score >= 1 ? "✓" : "✗";

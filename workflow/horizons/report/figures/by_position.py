@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from horizons.report.figures.data import BAND, FEWEST_AT_POSITION
 from horizons.report.figures.frame import (
     POSITIONS_AHEAD,
     HorizonNames,
@@ -19,19 +19,19 @@ from horizons.report.figures.frame import (
 from horizons.report.figures.intervals import count_infinite, count_samples
 from horizons.store.tables import column_of, qualifier
 
-BAND = (0.1, 0.9)  # quantiles over samples
-FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing is drawn
-
 
 def divergence_by_position(
-    table: pd.DataFrame, labels: Mapping[str, str], names: HorizonNames = POSITIONS_AHEAD
+    spread: pd.DataFrame, sums: pd.DataFrame, labels: Mapping[str, str], names: HorizonNames = POSITIONS_AHEAD
 ) -> Figure:
-    """Median KL by position, one line a horizon and one panel a point of `labels`, band over samples."""
-    ahead = table[table["horizon"] > 1]
+    """Median KL by position, one line a horizon and one panel a point of `labels`, band over samples.
+
+    `spread` holds what is drawn, `sums` those of each sample and horizon.
+    """
+    ahead = sums[sums["horizon"] > 1]
     shown, columns, missing = panels_of(labels, 2)
     horizons = sorted(ahead["horizon"].unique())
     lines = horizon_lines(horizons, names)._replace(markers=dict.fromkeys(horizons, ""))
-    spread = spread_by_position(ahead[ahead["point"].isin(list(shown))])
+    spread = spread[spread["point"].isin(list(shown))]
     figure, axes = open_frame(
         "Where in the text do predictions differ from the final one?",
         [*_notes(ahead, spread), *count_infinite(ahead, column_of(ahead, "kl")), *missing, *lines.unnamed],
@@ -65,24 +65,5 @@ def _notes(ahead: pd.DataFrame, spread: pd.DataFrame) -> list[str]:
     notes = [f"Line: median, band: {low}th to {high}th percentile of the samples; {count_samples(ahead)}"]
     left_out = spread["median"].isna()
     if left_out.any():
-        notes.append(f"not drawn where fewer than {FEWEST} samples reach a position")
+        notes.append(f"not drawn where fewer than {FEWEST_AT_POSITION} samples reach a position")
     return notes
-
-
-def spread_by_position(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns point, horizon, relative_position, median, low, high; empty (NaN) where infinite, or where fewer samples
-    than FEWEST go on and others have ended.
-
-    Infinite values count as the largest, so that they shift the median as they should.
-    """
-    samples = table.groupby("point")["sample"].nunique()
-
-    def quantiles(values: pd.Series) -> pd.Series:
-        few = len(values) < min(FEWEST, samples[values.name[0]])
-        found = [np.nan] * 3 if few else np.quantile(values, [0.5, *BAND], method="inverted_cdf")
-        return pd.Series(np.where(np.isinf(found), np.nan, found), ["median", "low", "high"])
-
-    keys = ["point", "horizon", "relative_position"]
-    if table.empty:
-        return pd.DataFrame(columns=[*keys, "median", "low", "high"], dtype=float)
-    return table.groupby(keys, sort=True)[column_of(table, "kl")].apply(quantiles).unstack().reset_index()

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from horizons.report.figures.data import BINS
 from horizons.report.figures.frame import (
     POSITIONS_AHEAD,
     HorizonNames,
@@ -19,17 +19,18 @@ from horizons.report.figures.frame import (
 )
 from horizons.report.figures.intervals import describe_bars, means_by
 
-BINS = 10  # of confidence, equally wide
 FEWEST = 10  # predictions in a bin; the frequency of fewer says little
 
 
-def calibration(table: pd.DataFrame, labels: Mapping[str, str], names: HorizonNames = POSITIONS_AHEAD) -> Figure:
-    """How often predictions of a confidence were right, one line a horizon and one panel a point of `labels`."""
-    ahead = table[table["horizon"] > 1]
+def calibration(sums: pd.DataFrame, labels: Mapping[str, str], names: HorizonNames = POSITIONS_AHEAD) -> Figure:
+    """How often predictions of a confidence were right, one line a horizon and one panel a point of `labels`.
+
+    `sums` are those of each sample, horizon and bin of confidence.
+    """
     shown, columns, missing = panels_of(labels, 3)
-    lines = horizon_lines(sorted(ahead["horizon"].unique()), names)
-    bins, left_out = calibration_bins(ahead[ahead["point"].isin(list(shown))])
-    notes = [f"{BINS} bins of confidence", describe_bars(ahead), *missing, *lines.unnamed]
+    lines = horizon_lines(sorted(sums["horizon"].unique()), names)
+    bins, left_out = calibration_bins(sums[sums["point"].isin(list(shown))])
+    notes = [f"{BINS} bins of confidence", *describe_bars(sums, bins), *missing, *lines.unnamed]
     if left_out:
         notes.append(f"bins of fewer than {FEWEST} predictions are not drawn ({left_out} predictions)")
     figure, axes = open_frame(
@@ -50,24 +51,21 @@ def calibration(table: pd.DataFrame, labels: Mapping[str, str], names: HorizonNa
         if len(shown) > 1:
             name_panel(panel, title)
         if drawn.empty:
-            say_nothing_to_show(panel, "No horizon beyond 1,\nor no text" if ahead.empty else "Too few\npredictions")
+            say_nothing_to_show(panel, "No horizon beyond 1,\nor no text" if sums.empty else "Too few\npredictions")
     label_outer(axes, len(shown), "Confidence", "Was committed (fraction of predictions)")
     return figure
 
 
-def calibration_bins(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Columns point, horizon, confidence (mean of the bin), mean (fraction right), low, high, n; and how many are not
-    in them, for they lie in bins of too few.
+def calibration_bins(sums: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Columns point, horizon, bin, confidence (mean of the bin), mean (fraction right), low, high, n; and how many
+    predictions are not in them, for they lie in bins of too few.
     """
-    table = table.assign(
-        right=(table["top1_token_id"] == table["final_token_id"]).astype(float),
-        bin=np.minimum((table["confidence"] * BINS).astype(int), BINS - 1),
-    )
     keys = ["point", "horizon", "bin"]
-    size = table.groupby(keys)["right"].transform("size")
-    kept = table[size >= FEWEST]
-    confidence = kept.groupby(keys, as_index=False)["confidence"].mean()
-    return means_by(kept, keys, "right").merge(confidence, on=keys), len(table) - len(kept)
+    size = sums.groupby(keys)["n"].transform("sum")
+    kept = sums[size >= FEWEST]
+    totals = kept.groupby(keys, as_index=False)[["confidence", "n"]].sum()
+    confidence = totals.assign(confidence=totals["confidence"] / totals["n"]).drop(columns="n")
+    return means_by(kept, keys, "right").merge(confidence, on=keys), int(sums["n"].sum() - kept["n"].sum())
 
 
 def with_gaps(bins: pd.DataFrame) -> pd.DataFrame:

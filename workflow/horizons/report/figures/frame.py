@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETDOWN
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from horizons.report.figures.glyphs import fit_labels, width_of
+from horizons.report.figures.intervals import hang_on_few
 from horizons.store.files import replacing
 
 WIDTH = 3.4  # inches, one column of a printed page
@@ -52,6 +54,11 @@ class Lines(NamedTuple):
     labels: dict[Any, str]
     title: str | None = None
 
+    def without(self, name: Any) -> "Lines":  # noqa: ANN401, what lines stand for
+        """All lines but one, as they are."""
+        colors, markers = ({key: look[key] for key in look if key != name} for look in (self.colors, self.markers))
+        return self._replace(colors=colors, markers=markers, named=[key for key in self.named if key != name])
+
     @property
     def unnamed(self) -> list[str]:
         """A sentence where the legend does not name all lines."""
@@ -83,7 +90,9 @@ def horizon_lines(horizons: Sequence[int], names: HorizonNames) -> Lines:
 
 def scale(values: Sequence[Any]) -> dict[Any, Any]:
     """Colours from dark to light, without the yellow that white paper swallows."""
-    return dict(zip(values, sns.color_palette("viridis", len(values) + len(values) // 4 + 1), strict=False))
+    count = len(values) + len(values) // 4 + 1
+    colors = mpl.colormaps["viridis"](np.linspace(0, 1, count + 2)[1:-1])[:, :3]
+    return dict(zip(values, map(tuple, colors.tolist()), strict=False))
 
 
 def evenly_chosen(values: Sequence[Any], count: int) -> list[Any]:
@@ -157,7 +166,8 @@ def draw_lines(axes: plt.Axes, means: pd.DataFrame, x: str, by: str, lines: Line
     """One line for each value of the column `by` from the columns x, mean, low, high; intervals as thin bars.
 
     Lines lie a little apart, within `spread` of the axis (of a doubling, where it is one of doublings), so that
-    intervals at the same x can be told from each other. Where there is a column `hollow`, it says which markers are.
+    intervals at the same x can be told from each other. Means that hang on few samples are hollow; where there is a
+    column `bound`, it says which are upper bounds, with an arrow down.
     """
     names = [name for name in lines.colors if (means[by] == name).any()]
     for number, name in enumerate(names):
@@ -167,10 +177,16 @@ def draw_lines(axes: plt.Axes, means: pd.DataFrame, x: str, by: str, lines: Line
         at = at * 2**beside if axes.get_xscale() == "log" else at + beside
         color = lines.colors[name]
         axes.plot(at, values["mean"], color=color, marker=lines.markers[name], zorder=3)
-        if "hollow" in values:
-            hollow = values["hollow"].to_numpy()
-            look = {"color": color, "marker": lines.markers[name], "markerfacecolor": "white", "linestyle": "none"}
-            axes.plot(at[hollow], values["mean"][hollow], **look, zorder=4)
+        hollow = hang_on_few(values).to_numpy()
+        look = {"color": color, "linestyle": "none"}
+        axes.plot(
+            at[hollow], values["mean"][hollow], marker=lines.markers[name], markerfacecolor="white", **look, zorder=4
+        )
+        if "bound" in values:
+            bound = values["bound"].to_numpy()
+            axes.plot(
+                at[bound], values["mean"][bound], marker=CARETDOWN, markersize=7, clip_on=False, **look, zorder=2.5
+            )
         axes.vlines(at, values["low"], values["high"], color=color, linewidth=0.7, alpha=0.6, zorder=2)
 
 

@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMetho
 
 from horizons.report.figures.frame import Lines, open_frame, say_nothing_to_show, swept_lines
 from horizons.report.figures.intervals import describe_bars, means_by
+from horizons.report.intervals import FEW_EFFECTIVE
 from horizons.report.labels import group_points, label_points, legend_of
 
 APART = 0.04  # doublings of speed, between series
@@ -27,12 +28,14 @@ class Looks(NamedTuple):
 def speed(passes: pd.DataFrame, scores: pd.DataFrame, looks: Looks) -> Figure:
     """Mean score by tokens a forward pass, one point a swept one, 95 % intervals of both.
 
-    `passes` has a row for each forward pass (point, sample, tokens), `scores` one for each sample (point, sample,
-    score). Points that have no scores are left out.
+    `passes` and `scores` hold sums of each sample, of the tokens of its forward passes and of its score. Points that
+    have no scores are left out.
     """
     quick, right = (means_by(table, ["point"], number) for table, number in ((passes, "tokens"), (scores, "score")))
     drawn = quick.merge(right, on="point", suffixes=("_speed", "_score"))
-    figure, axes = open_frame("What does speed cost?", [describe_bars(scores), *_unnamed(looks)], looks.lines)
+    figure, axes = open_frame(
+        "What does speed cost?", [*describe_bars(scores, quick, right), *_unnamed(looks)], looks.lines
+    )
     panel = axes[0, 0]
     groups = drawn.groupby(drawn["point"].map(looks.series), sort=False)
     for number, (series, members) in enumerate(groups):
@@ -67,7 +70,9 @@ def _unnamed(looks: Looks) -> list[str]:
 
 
 def _draw_point(panel: Axes, point: Any, color: Any, marker: str) -> None:  # noqa: ANN401, a row and a colour
-    panel.plot([point.mean_speed], [point.mean_score], color=color, marker=marker, linestyle="none", zorder=3)
+    hollow = min(point.effective_samples_speed, point.effective_samples_score) < FEW_EFFECTIVE
+    face = {"markerfacecolor": "white"} if hollow else {}
+    panel.plot([point.mean_speed], [point.mean_score], color=color, marker=marker, linestyle="none", zorder=3, **face)
     look = {"color": color, "linewidth": 0.7, "alpha": 0.6, "zorder": 2}
     panel.vlines(point.mean_speed, point.low_score, point.high_score, **look)
     panel.hlines(point.mean_score, point.low_speed, point.high_speed, **look)

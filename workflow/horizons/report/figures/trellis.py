@@ -1,6 +1,6 @@
 """How the tokens of one sample came about: every prediction in its place."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -12,9 +12,11 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from horizons.errors import UserError
 from horizons.report.figures.frame import PANEL_SIZE, POSITIONS_AHEAD, WIDTH, HorizonNames, name_panel, open_frame
 from horizons.report.figures.glyphs import fit, fit_labels, outline, printable, width_of
 from horizons.report.labels import tell_apart
+from horizons.report.tables import Table
 from horizons.store.tables import column_of, qualifier
 
 PER_LINE = 12  # positions side by side
@@ -48,24 +50,36 @@ class Sample(NamedTuple):
 
 
 def choose_samples(
-    table: pd.DataFrame, question_ids: Sequence[str], texts: Mapping[str, Mapping[int, str]], labels: Mapping[str, str]
+    tables: Sequence[Table],
+    question_ids: Sequence[str],
+    texts_of: Callable[[str], Mapping[int, str]],
+    labels: Mapping[str, str],
 ) -> list[Sample]:
     """The samples with these question ids, each in the first run that has it.
 
-    For each run, `texts` holds the text of each token id that occurs, and `labels` what its point is called.
+    `texts_of` gives the text of each token id that occurs in a run, `labels` say what the point of each run is called.
     """
     samples = []
     for question_id in question_ids:
-        found = table[table["question_id"] == question_id]
-        run = found["run"].iloc[0]
-        entries = found[found["run"] == run]
+        table, entries = next(_entries_of(tables, question_id))
         entries = entries.assign(
-            text=entries["top1_token_id"].map(texts[run]), right=entries["top1_token_id"] == entries["final_token_id"]
+            text=entries["top1_token_id"].map(texts_of(table.run)),
+            right=entries["top1_token_id"] == entries["final_token_id"],
         )
-        number = f"run {run}, sample {entries['sample_idx'].iloc[0]}"
-        name = f"{question_id} (run {run}: {labels[run]})"
+        number = f"run {table.run}, sample {entries['sample_idx'].iloc[0]}"
+        name = f"{question_id} (run {table.run}: {labels[table.run]})"
         samples.append(Sample(number, name, entries[~entries["after_eos"]]))
     return samples
+
+
+def _entries_of(tables: Sequence[Table], question_id: str) -> Iterator[tuple[Table, pd.DataFrame]]:
+    """The entries of a question in each run that has it. Raises UserError where none has."""
+    for table in tables:
+        names = ["sample_idx", "relative_position", "horizon", "after_eos", "top1_token_id", "final_token_id"]
+        found = table.read([*names, column_of(table, "js")], "question_id = ?", [question_id])
+        if len(found["horizon"]):
+            yield table, pd.DataFrame(found)
+    raise UserError(f"{tables[0].path.parent}: no run has entries of {question_id!r}, which plots.samples names")
 
 
 def trellis(samples: Sequence[Sample], horizon: HorizonNames = POSITIONS_AHEAD) -> Figure:

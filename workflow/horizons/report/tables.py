@@ -1,0 +1,78 @@
+"""The divergence tables of an experiment, read column by column with DuckDB, so that no table is ever held whole."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from horizons.columns import LOWER_BOUND, NUMBERS
+from horizons.errors import UserError, first_line
+
+THREADS = 2  # of the engine, on a machine that has them
+MEMORY = "1GB"  # that the engine itself takes at most
+READ_AT_ONCE = 160_000_000  # bytes of columns, about, of one table; reading takes twice as much
+ROW_BYTES = 130  # of CSV, about
+TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN"}
+TYPES |= {
+    name: "BIGINT" if number.whole else "DOUBLE"
+    for number in NUMBERS.values()
+    for name in (number.name, number.name + LOWER_BOUND)
+}
+
+
+class Table:
+    """The divergence table of one run, of which nothing is kept but its name and those of its columns."""
+
+    def __init__(self, path: Path, engine: duckdb.DuckDBPyConnection) -> None:
+        self.path = path
+        self.run = path.name.split(".")[0]
+        self._engine = engine
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                self.columns: list[str] = next(csv.reader(file), [])
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: can't be read as a table: {error}; make it again") from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def read(self, names: Iterable[str], where: str = "TRUE", values: Sequence[object] = ()) -> dict[str, np.ndarray]:
+        """Columns, or what SQL makes of them, in the order of the rows; `values` are those of `?` in `where`.
+
+        Raises UserError where the file can't be read.
+        """
+        types = {name: TYPES.get(name, "BIGINT") for name in self.columns}
+        source = (
+            f"read_csv(?, columns={types}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
+            "nullstr='', max_line_size=16000000)"
+        )
+        query = f"SELECT {', '.join(names)} FROM {source} WHERE {where}"
+        try:
+            found = self._engine.execute(query, [str(self.path), *values]).fetchnumpy()
+        except duckdb.Error as error:
+            raise UserError(f"{self.path}: can't be read as a table: {first_line(error)}; make it again") from error
+        return {name: np.ma.filled(column, np.nan) if np.ma.isMA(column) else column for name, column in found.items()}
+
+    def batches(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """The names in groups that can be read at once, by the size of the file."""
+        rows = self.path.stat().st_size / ROW_BYTES
+        count = max(1, int(READ_AT_ONCE / (8 * rows + 1)))
+        yield from (list(names[at : at + count]) for at in range(0, len(names), count))
+
+    def question_ids(self) -> dict[int, str]:
+        """The question id of each sample, by its number, ascending."""
+        found = self.read(["sample_idx", "any_value(question_id) AS question_id"], "TRUE GROUP BY ALL ORDER BY ALL")
+        return dict(zip(found["sample_idx"].tolist(), found["question_id"], strict=True))
+
+
+@contextmanager
+def open_tables(paths: Iterable[Path]) -> Iterator[list[Table]]:
+    """The tables of runs, `{run}.divergence.csv` each. Raises UserError for one that can't be read."""
+    cores = len(os.sched_getaffinity(0))
+    with duckdb.connect(config={"threads": min(THREADS, cores), "memory_limit": MEMORY}) as engine:
+        engine.execute("SET enable_progress_bar = false")
+        yield [Table(path, engine) for path in paths]

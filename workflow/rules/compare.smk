@@ -1,0 +1,32 @@
+"""Compare every swept point of an experiment with the first, on the prompts that they share.
+
+Input: the tables and results of all its runs, and the style file. Output: `comparison.csv`, and its main part as a
+figure. An experiment has them where its points share prompts, which those of other tasks do not.
+"""
+
+
+rule compare:
+    input:
+        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
+        style=local("workflow/report/horizons.mplstyle"),
+    output:
+        table=report(
+            "results/{experiment}/comparison.csv",
+            caption="../report/comparison_table.rst",
+            category="{experiment}",
+            subcategory="Tables",
+            labels={"result": "Paired differences (CSV)"},
+        ),
+        png=figure("comparison", "8. Do the swept values differ?"),
+        svg="results/{experiment}/plots/comparison.svg",
+    log:
+        "logs/compare/{experiment}.log",
+    benchmark:
+        "benchmarks/compare/{experiment}.tsv"
+    conda:
+        "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: points_of(wildcards.experiment),
+    script:
+        "../scripts/compare.py"
