@@ -193,6 +193,7 @@ def _job(stage: str, run: str) -> _Job:
         "device": "cpu",
         "points": {number: each.point for number, each in runs.items()},
         "samples": ["copy-000", "sort-000"],
+        "left_to_right": True,
         "experiment": dump_experiment(experiment),
     }
     return _Job(Named(inputs), Named(made), Named(params), [f"{stage}.log"], Named(experiment=NAME), Named())

@@ -45,6 +45,18 @@ def remove(name):
     return lambda folder: (folder / name).unlink()
 
 
+def cut_off(name):
+    return lambda folder: os.truncate(folder / name, 1000)
+
+
+def without_records(folder):
+    results = folder / "results/small"
+    for path in [*results.glob("*.divergence.json"), results / "summary.json"]:
+        path.unlink()
+    for path in results.glob("*.validation.json"):
+        path.write_text('{"results_file": "00000.json.gz", "sound": true, "problems": []}')
+
+
 # What a user does, by its words in the table. The small experiment has two runs.
 CHANGES = {
     "nothing": Path.exists,
@@ -67,6 +79,9 @@ CHANGES = {
     "`explorer.samples`": experiment(explorer={"samples": 2}),
     "one file of a triple removed": remove("results/small/00001.safetensors"),
     "one table removed": remove("results/small/00001.divergence.csv"),
+    "one table cut off": cut_off("results/small/00001.divergence.csv"),
+    "`summary.json` removed": remove("results/small/summary.json"),
+    "all records removed, as earlier versions wrote none": without_records,
     "the script of a stage, such as plot": edit("workflow/scripts/plot.py"),
     "a module of the library": edit("workflow/horizons/measure/exact.py"),
 }

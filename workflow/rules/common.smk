@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -218,7 +219,7 @@ def note_interruption(number, frame) -> None:
     raise KeyboardInterrupt
 
 
-if workflow.is_main_process:
+if workflow.is_main_process and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, note_interruption)
 
 

@@ -148,7 +148,7 @@ class NoiseSession:
         self._seeds = [self._seeds[row] for row in rows.tolist()]
         self._unread = self._unread[rows.to(self._unread.device)]
         self._attention_mask = self._attention_mask[rows]
-        self._past.batch_select_indices(rows.to(self._model.device))
+        self._past.batch_select_indices(rows)  # on the CPU, for layers may be on several GPUs
 
     def _read(self) -> None:
         """Encode what was revealed since the last time."""

@@ -114,14 +114,15 @@ def change_since(record: Path, stage: str, read: bool = False) -> str | None:
         found = read_record(record, stage)
     except NoRecord as error:
         return error.problem
-    for path, expected in found.files.items():
+    files = found.files
+    for path, expected in files.items():
         if not path.is_file():
             if path.name.partition(".")[2] not in CAN_BE_MOVED_AWAY:
                 return f"{path}: is no longer there"
         elif (size := path.stat().st_size) != expected["size"]:
             return f"{path}: has {size} bytes by now, and had {expected['size']}"
     for path in (record.parent / name for name in found.made) if read else ():
-        if fingerprint(path) != found.files[path]:
+        if fingerprint(path) != files[path]:
             return f"{path}: was changed after it was written"
     return None
 
