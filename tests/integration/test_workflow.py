@@ -101,6 +101,16 @@ def test_an_experiment_in_any_order_has_the_figures_of_its_order_and_its_speed(w
     assert planned(workspace, "results/any_order/summary.csv") == {}
 
 
+def test_swept_points_are_compared_where_they_share_prompts(workspace):
+    write_experiment(workspace, "warm", sweep={"generation.temperature": [0.0, 0.5], "seed": [1, 2]}, dataset__limit=5)
+    snakemake(workspace, "results/warm/summary.csv")
+    compared = pd.read_csv(workspace / "results/warm/comparison.csv", dtype={"run": str})
+    assert compared["run"].unique().tolist() == ["00002"]  # the seeds of a temperature are one point
+    assert compared["pairs"].max() == 5
+    assert (workspace / "results/warm/plots/comparison.png").exists()
+    assert not (workspace / "results/small/comparison.csv").exists()  # other tasks have other prompts
+
+
 def test_without_logits_only_the_results_are_written(workspace):
     write_experiment(workspace, "tokens", generation__save_logits=False, sweep=COPY)
     snakemake(workspace, "--config", "experiments=[tokens]")
