@@ -1,13 +1,15 @@
 """Compare every swept point of an experiment with the first, on the prompts that they share.
 
-Input: the tables and results of all its runs, and the style file. Output: `comparison.csv`, and its main part as a
-figure. An experiment has them where its points share prompts, which those of other tasks do not.
+Input: the tables and results of all its runs, the records that say which those are, and the style file. Output:
+`comparison.csv`, and its main part as a figure. An experiment has them where its points share prompts, which those of
+other tasks do not.
 """
 
 
 rule compare:
     input:
         tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
