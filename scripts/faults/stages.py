@@ -192,7 +192,7 @@ def _job(stage: str, run: str) -> _Job:
         "run": runs[run].to_dict(),
         "device": "cpu",
         "points": {number: each.point for number, each in runs.items()},
-        "samples": ["copy-000", "sort-000"],
+        "samples": experiment.explorer.samples if stage == "explorer" else ["copy-000", "sort-000"],
         "left_to_right": True,
         "experiment": dump_experiment(experiment),
     }

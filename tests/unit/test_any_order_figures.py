@@ -149,6 +149,16 @@ def test_shards_of_a_point_are_one_and_points_without_scores_are_none(tmp_path):
     plt.close(figure)
 
 
+@pytest.mark.parametrize(("wrong", "hollow"), [(0, True), (3, True), (12, False)])
+def test_a_score_that_few_samples_differ_in_is_hollow_and_one_speed_of_all_is_not(wrong, hollow):
+    passes, scores = speeds_of(["00000"], samples=30)
+    figure = speed(passes, scores.assign(score=[float(n >= wrong) for n in range(30)]), looks_of({"00000": {}}))
+    (mark,) = figure.axes[0].lines
+    assert (mark.get_markerfacecolor() == "white") == hollow
+    assert ("Hollow: fewer than 10 samples" in texts_of(figure)) == hollow
+    plt.close(figure)
+
+
 def speeds_of(points, samples=6, seed=0):
     random = np.random.default_rng(seed)
     scores = [(point, sample, 1, float(random.integers(2)), 1) for point in points for sample in range(samples)]

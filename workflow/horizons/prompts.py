@@ -27,6 +27,7 @@ class PromptFacts(NamedTuple):
 
     ids: tuple[str, ...]
     longest: int  # bytes of the longest prompt's text, which are at least as many as its tokens
+    labelled: bool  # whether any has a label
 
 
 def prompt_facts(dataset: Dataset) -> PromptFacts:
@@ -45,7 +46,10 @@ def prompt_facts(dataset: Dataset) -> PromptFacts:
 def _read_facts(dataset: Dataset, _time: int, _size: int) -> PromptFacts:
     prompts = load_prompts(dataset)
     texts = (prompt.text or "".join(message["content"] for message in prompt.messages or []) for prompt in prompts)
-    return PromptFacts(tuple(prompt.id for prompt in prompts), max(len(text.encode()) for text in texts))
+    longest = max(len(text.encode()) for text in texts)
+    return PromptFacts(
+        tuple(prompt.id for prompt in prompts), longest, any(prompt.label is not None for prompt in prompts)
+    )
 
 
 def load_prompts(dataset: Dataset) -> list[Prompt]:
@@ -112,6 +116,18 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
     return experiment.plots.samples or ids[:1]
 
 
+def compares_speed(runs: Iterable[Run]) -> bool:
+    """Whether runs may differ in speed, by their order or their guidance, and have scores to set against it.
+
+    Raises UserError for prompts that can't be loaded.
+    """
+    runs = list(runs)
+    left_to_right = all(run.config.generation.is_left_to_right for run in runs)
+    if left_to_right and len({run.config.generation.cfg_scale > 0 for run in runs}) == 1:
+        return False
+    return any(prompt_facts(run.config.dataset).labelled for run in runs)
+
+
 def shares_prompts(runs: Iterable[Run]) -> bool:
     """Whether any swept point has prompts of the first, so that the two can be compared; points of another seed alone
     are no others. Raises UserError for prompts that can't be loaded.
@@ -124,19 +140,6 @@ def shares_prompts(runs: Iterable[Run]) -> bool:
         return True
     ids = set(prompt_facts(first).ids) if others else set()
     return any(not ids.isdisjoint(prompt_facts(dataset).ids) for other in others for dataset in other)
-
-
-def compares_speed(runs: Iterable[Run]) -> bool:
-    """Whether runs may differ in speed, by their order or their guidance, and have scores to set against it.
-
-    Raises UserError for prompts that can't be loaded.
-    """
-    runs = list(runs)
-    left_to_right = all(run.config.generation.is_left_to_right for run in runs)
-    if left_to_right and len({run.config.generation.cfg_scale > 0 for run in runs}) == 1:
-        return False
-    datasets = dict.fromkeys(run.config.dataset for run in runs)
-    return any(prompt.label is not None for dataset in datasets for prompt in load_prompts(dataset))
 
 
 def _ids_at(where: str, dataset: Dataset) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ FIGURES = {
     "trellis": "7. What was predicted for each position, and when?",
 }
 ANY_ORDER = {name: question for name, question in FIGURES.items() if name != "acceptance"}
-ANY_ORDER["commit_order"] = "8. In which order are positions committed?"
+ANY_ORDER["commit_order"] = "9. In which order are positions committed?"
 
 
 rule plot:
@@ -61,7 +61,7 @@ rule speed:
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
     output:
-        figure("speed", "9. What does speed cost?"),
+        figure("speed", "10. What does speed cost?"),
         svg="results/{experiment}/plots/speed.svg",
     log:
         "logs/speed/{experiment}.log",

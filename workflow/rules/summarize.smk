@@ -1,10 +1,10 @@
 """Summarize an experiment: statistics of each run and horizon.
 
-Input: the tables, candidates and results of all its runs; their validation, the plots, the page and
-the comparison too, so that whoever asks for the summary gets all there is of an experiment. Output: `summary.csv`; for
-readers the main part of it, and what the runs were made with, as HTML; `experiment.yaml`, from which all of it can be made again; and `summary.json`, the record of
-what the summary was made of. It is removed before anything of that is replaced, and without it the summary is made
-anew.
+Input: the tables, candidates and results of all its runs; their validation, the plots, the page and the comparison too,
+so that whoever asks for the summary gets all there is of an experiment. Output: `summary.csv`; for readers the main
+part of it, and what the runs were made with, as HTML; `experiment.yaml`, from which all of it can be made again; and
+`summary.json`, the record of what the summary was made of. It is removed before anything of that is replaced, and
+without it the summary is made anew.
 """
 
 

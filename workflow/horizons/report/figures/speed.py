@@ -33,9 +33,7 @@ def speed(passes: pd.DataFrame, scores: pd.DataFrame, looks: Looks) -> Figure:
     """
     quick, right = (means_by(table, ["point"], number) for table, number in ((passes, "tokens"), (scores, "score")))
     drawn = quick.merge(right, on="point", suffixes=("_speed", "_score"))
-    figure, axes = open_frame(
-        "What does speed cost?", [*describe_bars(scores, quick, right), *_unnamed(looks)], looks.lines
-    )
+    figure, axes = open_frame("What does speed cost?", [*describe_bars(scores, right), *_unnamed(looks)], looks.lines)
     panel = axes[0, 0]
     groups = drawn.groupby(drawn["point"].map(looks.series), sort=False)
     for number, (series, members) in enumerate(groups):
@@ -70,8 +68,8 @@ def _unnamed(looks: Looks) -> list[str]:
 
 
 def _draw_point(panel: Axes, point: Any, color: Any, marker: str) -> None:  # noqa: ANN401, a row and a colour
-    hollow = min(point.effective_samples_speed, point.effective_samples_score) < FEW_EFFECTIVE
-    face = {"markerfacecolor": "white"} if hollow else {}
+    # Of the score alone: a policy may well give all samples one speed.
+    face = {"markerfacecolor": "white"} if point.effective_samples_score < FEW_EFFECTIVE else {}
     panel.plot([point.mean_speed], [point.mean_score], color=color, marker=marker, linestyle="none", zorder=3, **face)
     look = {"color": color, "linewidth": 0.7, "alpha": 0.6, "zorder": 2}
     panel.vlines(point.mean_speed, point.low_score, point.high_score, **look)
