@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN
@@ -90,9 +90,7 @@ def horizon_lines(horizons: Sequence[int], names: HorizonNames) -> Lines:
 
 def scale(values: Sequence[Any]) -> dict[Any, Any]:
     """Colours from dark to light, without the yellow that white paper swallows."""
-    count = len(values) + len(values) // 4 + 1
-    colors = mpl.colormaps["viridis"](np.linspace(0, 1, count + 2)[1:-1])[:, :3]
-    return dict(zip(values, map(tuple, colors.tolist()), strict=False))
+    return dict(zip(values, sns.color_palette("viridis", len(values) + len(values) // 4 + 1), strict=False))
 
 
 def evenly_chosen(values: Sequence[Any], count: int) -> list[Any]:
