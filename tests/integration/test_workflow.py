@@ -89,16 +89,16 @@ def test_shards_and_batches_give_the_same_samples(workspace):
 
 def test_an_experiment_in_any_order_has_the_figures_of_its_order_and_its_speed(workspace):
     settings = {"max_tokens": 8, "block_length": 4, "steps": 4, "horizons_in": "timesteps", "horizons": [1, 2]}
-    write_experiment(workspace, "any_order", generation=settings, dataset__limit=2, sweep=COPY)
-    snakemake(workspace, "results/any_order/summary.csv")
-    small, any_order = (
-        {path.name for path in (workspace / "results" / name / "plots").iterdir()} for name in ("small", "any_order")
+    write_experiment(workspace, "free_order", generation=settings, dataset__limit=2, sweep=COPY)
+    snakemake(workspace, "results/free_order/summary.csv")
+    small, free_order = (
+        {path.name for path in (workspace / "results" / name / "plots").iterdir()} for name in ("small", "free_order")
     )
-    assert small - any_order == {"acceptance.png", "acceptance.svg"}
-    assert any_order - small == {f"{name}.{kind}" for name in ("commit_order", "speed") for kind in ("png", "svg")}
-    svg = (workspace / "results" / "any_order" / "plots" / "divergence_by_horizon.svg").read_text()
+    assert small - free_order == {"acceptance.png", "acceptance.svg"}
+    assert free_order - small == {f"{name}.{kind}" for name in ("commit_order", "speed") for kind in ("png", "svg")}
+    svg = (workspace / "results" / "free_order" / "plots" / "divergence_by_horizon.svg").read_text()
     assert "timesteps to commit" in svg
-    assert planned(workspace, "results/any_order/summary.csv") == {}
+    assert planned(workspace, "results/free_order/summary.csv") == {}
 
 
 def test_swept_points_are_compared_where_they_share_prompts(workspace):

@@ -11,7 +11,8 @@ import pytest
 from horizons.config import dump_experiment, expand_runs, load_experiment
 from horizons.errors import UserError
 from horizons.recorded import HEAD, difference, require_recorded
-from horizons.store.files import write_results
+from horizons.store.custody import SEAL, write_record
+from horizons.store.files import fingerprint, write_results
 from workflows import REPOSITORY, write_experiment
 
 SUMMARY = """run,seed,horizon,score,kl_mean,kl_std
@@ -42,6 +43,8 @@ def made(folder, name):
         write_results(results / f"{run.number}.json.gz", results_of(run))
     (results / "summary.csv").write_text(SUMMARY)
     (results / "experiment.yaml").write_text(dump_experiment(experiment_in(folder, name)))
+    made, made_of = (results / "summary.csv", results / "experiment.yaml"), results.glob("*.json.gz")
+    write_record(results / SEAL, "summary", made, {path: fingerprint(path) for path in made_of})
 
 
 def results_of(run):
