@@ -9,7 +9,6 @@ other tasks do not.
 rule compare:
     input:
         tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
-        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
