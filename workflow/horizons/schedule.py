@@ -23,8 +23,7 @@ def llada_commits(max_tokens: int, block_length: int, steps: int) -> list[int]:
     That is `get_num_transfer_tokens` of ML-GSAI/LLaDA (generate.py, 2025).
     """
     blocks = max_tokens // block_length
-    share, rest = divmod(block_length, steps // blocks)
-    return [share + (timestep < rest) for timestep in range(steps // blocks)] * blocks
+    return block_shares(block_length, steps // blocks) * blocks
 
 
 def dream_commits(max_tokens: int, steps: int) -> list[int]:

@@ -31,17 +31,19 @@ class Policy(ABC):
         """Which (n,), bool, on the CPU, of the positions that may be committed now are; None for all of them."""
 
 
-def most_confident(rows: torch.Tensor, confidence: torch.Tensor, count: Callable[[list[float]], int]) -> torch.Tensor:
+def most_confident(
+    rows: torch.Tensor, confidence: torch.Tensor, count: Callable[[int, list[float]], int]
+) -> torch.Tensor:
     """The candidates (n,), bool, with the highest confidence (n,) of each row; of equal ones the lowest positions.
 
-    `count` says how many, from the confidences of a row in descending order.
+    `count` says how many, from the row and its confidences in descending order.
     """
     confidence = confidence.cpu()
     chosen = torch.zeros(len(rows), dtype=torch.bool)
-    for row in rows.unique():
+    for row in rows.unique().tolist():
         places = (rows == row).nonzero().squeeze(1)
         ranked, order = confidence[places].sort(descending=True, stable=True)
-        chosen[places[order[: count(ranked.tolist())]]] = True
+        chosen[places[order[: count(row, ranked.tolist())]]] = True
     return chosen
 
 

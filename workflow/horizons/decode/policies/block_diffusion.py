@@ -34,16 +34,10 @@ class BlockDiffusion(Policy):
         assert candidates.passes is not None
         assert candidates.block_size is not None
         shares = block_shares(candidates.block_size, self.steps or candidates.block_size)
-        confidence = -candidates.positions.double() if self.sequential else probability(candidates).cpu()
-        chosen = torch.zeros(len(candidates.rows), dtype=torch.bool)
-        for row in candidates.rows.unique().tolist():
-            of_row = candidates.rows == row
-            share = shares[int(candidates.passes[row])]
-            chosen[of_row] = most_confident(
-                candidates.rows[of_row], confidence[of_row], lambda ranked, share=share: self._count(ranked, share)
-            )
-        return chosen
+        confidence = -candidates.positions.double() if self.sequential else probability(candidates)
 
-    def _count(self, ranked: list[float], share: int) -> int:
-        above = 0 if self.threshold is None else sum(confidence > self.threshold for confidence in ranked)
-        return max(above, share)
+        def count(row: int, ranked: list[float]) -> int:
+            above = 0 if self.threshold is None else sum(sure > self.threshold for sure in ranked)
+            return max(above, shares[int(candidates.passes[row])])
+
+        return most_confident(candidates.rows, confidence, count)

@@ -39,4 +39,4 @@ class Dream(Policy):
             return draw(candidates) < dream_share(timestep, self.timesteps)
         count = self.commits[timestep]
         confidence = self.confidence(candidates, self.temperature or 1.0)
-        return most_confident(candidates.rows, confidence, lambda _: count)
+        return most_confident(candidates.rows, confidence, lambda _row, _ranked: count)

@@ -25,7 +25,7 @@ class Factor(Policy):
         """The first, and the following as long as the one of rank r has at least probability 1 - factor / (r + 1)."""
         return most_confident(candidates.rows, probability(candidates), self._count)
 
-    def _count(self, ranked: list[float]) -> int:
+    def _count(self, _row: int, ranked: list[float]) -> int:
         for rank in range(2, len(ranked) + 1):
             if ranked[rank - 1] < 1 - self.factor / (rank + 1):
                 # As published: where the last one fails it is committed all the same.

@@ -39,4 +39,4 @@ class Llada(Policy):
         if count == sum(self.commits[timestep:end]):
             return None
         confidence = draw(candidates) if self.random else probability(candidates)
-        return most_confident(candidates.rows, confidence, lambda _: count)
+        return most_confident(candidates.rows, confidence, lambda _row, _ranked: count)

@@ -25,5 +25,5 @@ class Threshold(Policy):
         """Those at or above the threshold."""
         return most_confident(candidates.rows, probability(candidates), self._count)
 
-    def _count(self, ranked: list[float]) -> int:
+    def _count(self, _row: int, ranked: list[float]) -> int:
         return max(1, sum(confidence >= self.threshold for confidence in ranked))
