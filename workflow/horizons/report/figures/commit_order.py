@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from horizons.report.figures.data import BAND, FEWEST_AT_POSITION
 from horizons.report.figures.frame import label_outer, name_panel, open_frame, panels_of, say_nothing_to_show
 from horizons.report.figures.intervals import count_samples
 
-BAND = (0.1, 0.9)  # quantiles over samples
-FEWEST = 5  # samples at a position; where texts that go on are fewer, nothing is drawn
 COLOR = "#0072B2"
 
 
@@ -27,7 +26,7 @@ def commit_order(commits: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     notes = [f"Line: mean, band: {low}th to {high}th percentile of the samples; {count_samples(text)}"]
     notes.append("dashed: left to right, as many tokens a timestep")
     if spread["mean"].isna().any():
-        notes.append(f"not drawn where fewer than {FEWEST} samples reach a position")
+        notes.append(f"not drawn where fewer than {FEWEST_AT_POSITION} samples reach a position")
     notes.append("how many of the next tokens could be accepted is not drawn, for this order has no next ones")
     figure, axes = open_frame(
         "In which order are positions committed?",
@@ -57,7 +56,7 @@ def commit_order(commits: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
 
 def spread_of_commits(commits: pd.DataFrame) -> pd.DataFrame:
     """Columns point, relative_position, mean, low, high, of the timesteps of the samples' commits; empty (NaN) where
-    fewer samples than FEWEST go on and others have ended.
+    fewer samples than FEWEST_AT_POSITION go on and others have ended.
     """
     grouped = commits.groupby(["point", "relative_position"], sort=True)["timestep"]
     found = pd.DataFrame(
@@ -68,7 +67,7 @@ def spread_of_commits(commits: pd.DataFrame) -> pd.DataFrame:
         }
     )
     samples = commits.groupby("point")["sample"].nunique()
-    fewest = samples.clip(upper=FEWEST).reindex(found.index.get_level_values("point")).to_numpy()
+    fewest = samples.clip(upper=FEWEST_AT_POSITION).reindex(found.index.get_level_values("point")).to_numpy()
     found.loc[(grouped.size() < fewest).to_numpy()] = np.nan
     return found.reset_index()
 
