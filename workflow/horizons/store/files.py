@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from horizons.entries import Entry
 from horizons.errors import UserError, first_line
 
 MAX_HEADER_SIZE = 100_000_000  # of the safetensors format, in bytes
@@ -28,6 +29,23 @@ DTYPES = {
 def entry_key(sample_idx: int, entry_idx: int) -> str:
     """The name of an entry's tensor in the safetensors file."""
     return f"sample_{sample_idx}_entry_{entry_idx}"
+
+
+def entry_metadata(
+    sample_idx: int, entry_idx: int, question_id: str, prompt_length: int, entry: Entry
+) -> dict[str, Any]:
+    """The object of an entry in the metadata file; `prompt_length` is in tokens."""
+    return {
+        "key": entry_key(sample_idx, entry_idx),
+        "sample_idx": sample_idx,
+        "entry_idx": entry_idx,
+        "question_id": question_id,
+        "timestep": entry.timestep,
+        "horizon": entry.horizon,
+        "absolute_position": prompt_length + entry.relative_position,
+        "relative_position": entry.relative_position,
+        "last_unmasked_position": entry.last_unmasked_position,
+    }
 
 
 def run_number(results_file: Path) -> str:

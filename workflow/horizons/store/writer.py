@@ -10,7 +10,7 @@ import torch
 from horizons.entries import Entry, entries_of
 from horizons.store.files import (
     dump_results,
-    entry_key,
+    entry_metadata,
     flush,
     naming,
     replacing,
@@ -139,15 +139,5 @@ class TripleWriter:
     def _metadata_lines(self, samples: Sequence[WrittenSample]) -> Iterator[bytes]:
         for sample_idx, sample in enumerate(samples):
             for entry_idx, entry in enumerate(self._entries_of(sample)):
-                line = {
-                    "key": entry_key(sample_idx, entry_idx),
-                    "sample_idx": sample_idx,
-                    "entry_idx": entry_idx,
-                    "question_id": sample.question_id,
-                    "timestep": entry.timestep,
-                    "horizon": entry.horizon,
-                    "absolute_position": sample.prompt_length + entry.relative_position,
-                    "relative_position": entry.relative_position,
-                    "last_unmasked_position": entry.last_unmasked_position,
-                }
+                line = entry_metadata(sample_idx, entry_idx, sample.question_id, sample.prompt_length, entry)
                 yield json.dumps(line, ensure_ascii=False).encode()

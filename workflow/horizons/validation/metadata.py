@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from horizons.store.files import entry_metadata
 from horizons.strict_json import parse_json, shorten
 from horizons.validation.results import Promise, describe
 
@@ -52,18 +53,7 @@ def expected_metadata(promise: Promise, row: int) -> dict[str, Any]:
     """The metadata object of an entry, by its place in entry order."""
     sample_idx, entry_idx = promise.place(row)
     sample = promise.samples[sample_idx]
-    entry = sample.entries[entry_idx]
-    return {
-        "key": promise.key(row),
-        "sample_idx": sample_idx,
-        "entry_idx": entry_idx,
-        "question_id": sample.question_id,
-        "timestep": entry.timestep,
-        "horizon": entry.horizon,
-        "absolute_position": sample.prompt_length + entry.relative_position,
-        "relative_position": entry.relative_position,
-        "last_unmasked_position": entry.last_unmasked_position,
-    }
+    return entry_metadata(sample_idx, entry_idx, sample.question_id, sample.prompt_length, sample.entries[entry_idx])
 
 
 def _check_entries(file: IO[bytes], promise: Promise) -> Iterator[str]:
