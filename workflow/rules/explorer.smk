@@ -1,6 +1,7 @@
 """Build the page in which every prediction of an experiment can be looked at.
 
-Input: the tables, results and candidates of all its runs, the records that say which those are, and the parts of the page. Output: `explorer.html`.
+Input: the tables, results and candidates of all its runs, the records that say which those are, and the parts of the
+page. Output: `explorer.html`.
 """
 
 
