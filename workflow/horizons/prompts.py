@@ -12,7 +12,6 @@ from horizons.errors import UserError
 from horizons.generation import Generation
 from horizons.strict_json import parse_json, shorten
 
-
 Step = tuple[list[int], list[int]]  # what a forward pass commits: positions, and their tokens
 
 
