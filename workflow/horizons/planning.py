@@ -98,6 +98,7 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
         if run.shard == 0:
             shards_needed.append(_shards_needed(run, samples, size, dtype))
     of_all = STAGES_OF_ALL + shares_prompts(expanded) + compares_speed(expanded)
+    of_all += any(run.config.shows_coherence for run in expanded)
     jobs = STAGES_OF_A_RUN * len(runs) + of_all if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
