@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -74,5 +74,6 @@ def open_tables(paths: Iterable[Path]) -> Iterator[list[Table]]:
     """The tables of runs, `{run}.divergence.csv` each. Raises UserError for one that can't be read."""
     cores = len(os.sched_getaffinity(0))
     with duckdb.connect(config={"threads": min(THREADS, cores), "memory_limit": MEMORY}) as engine:
-        engine.execute("SET enable_progress_bar = false")
+        with suppress(duckdb.InvalidInputException):  # in a notebook without ipywidgets, where it shows none either
+            engine.execute("SET enable_progress_bar = false")
         yield [Table(path, engine) for path in paths]
