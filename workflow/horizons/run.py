@@ -15,7 +15,8 @@ from tqdm import tqdm
 from horizons.config import Run
 from horizons.decode.batches import check_lengths, decode_in_batches
 from horizons.decode.choose import sample_seed
-from horizons.decode.loop import Decoded, NotFinite, Request
+from horizons.decode.finite import NotFinite
+from horizons.decode.loop import Decoded, Request
 from horizons.decode.trace import Commits
 from horizons.environment import describe_environment
 from horizons.errors import UserError
@@ -136,7 +137,7 @@ def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
 
             def on_commits(commits: Commits) -> None:
                 fields = keep.keep(commits.predictions, commits.tokens)
-                background.call_with(fields, writer.write, commits.timestep, commits.samples, commits.positions)
+                background.call_with(fields, writer.write, commits.timesteps, commits.samples, commits.positions)
 
             def finish(batch: dict[int, Decoded]) -> None:
                 records = {sample: _record(decoded) | writer.end(sample)._asdict() for sample, decoded in batch.items()}
