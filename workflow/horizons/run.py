@@ -25,9 +25,9 @@ from horizons.memory import hold_freed_memory
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.models.text import warn_of_unknown
-from horizons.prompts import Prompt, load_prompts
+from horizons.prompts import Prompt, load_prompts, source_of
 from horizons.schedule import check_blocks, check_canvas, most_entries
-from horizons.scoring import score
+from horizons.scoring import rule_of, score
 from horizons.store.background import Background
 from horizons.store.files import run_paths, temporary_path, write_results
 from horizons.store.identity import IDENTITY, finished
@@ -98,6 +98,8 @@ def prepare(run: Run) -> Job:
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
     environment = describe_environment(model.device) | {"model": model.provenance}
+    if source := source_of(config.dataset):
+        environment["prompts"] = source
     asked = [[*prompt, request.prompt_ids] for prompt, request in zip(prompts, requests, strict=True)]
     identity = {
         "config": run.to_dict()["config"],
@@ -242,7 +244,8 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
             output["trace"] = record["steps"]
         if prompt.label is not None:
             output["label"] = prompt.label
-            output["score"] = score(prompt.task, output["output"], prompt.label)
+            output |= {} if prompt.score is None else {"scored_by": prompt.score}
+            output["score"] = score(rule_of(prompt.task, prompt.score), output["output"], prompt.label)
         outputs.append(output)
     scores = [output["score"] for output in outputs if "score" in output]
     # Where the run was begun, if it was killed there and gone on with here.

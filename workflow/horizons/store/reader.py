@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from horizons import __version__
 from horizons.errors import UserError
 from horizons.store.export import dataset_of, write_entries
-from horizons.store.files import DTYPES, read_results, reading, sibling
+from horizons.store.files import DTYPES, FORMAT, read_results, reading, sibling
 from horizons.store.pt import read_pt
 from horizons.store.show import html_of, line_of
 from horizons.store.verify import verify_checksums
@@ -30,6 +31,7 @@ class Triple:
         self.results = read_results(results_file)
         with reading(results_file):
             self.saved = self._reference()
+            self._require_format()
             self.logits_file = sibling(results_file, self.saved["logits_file"])
             default = f"{self.logits_file.name.removesuffix('.safetensors')}.metadata.json"
             self.metadata_file = sibling(results_file, self.saved.get("metadata_file", default))
@@ -64,6 +66,15 @@ class Triple:
             if "saved_logits_metadata" in output:
                 return output["saved_logits_metadata"]
         raise UserError(f"{self.results_file}: has no saved_logits_metadata; was it made with save_logits: true?")
+
+    def _require_format(self) -> None:
+        """Raises UserError for files of a later version; those of others, and of earlier versions, name none."""
+        found = self.saved.get("format", FORMAT)
+        if not isinstance(found, int) or found > FORMAT:
+            raise UserError(
+                f"{self.results_file}: its format is {found!r}, and this version of horizons, {__version__}, reads up "
+                f"to {FORMAT}; install a newer one"
+            )
 
     def check_metadata_file(self) -> None:
         """Raises UserError where there is none."""
