@@ -258,9 +258,22 @@ def test_a_report_on_what_is_not_made_yet_is_one_line_with_the_command(workspace
     write_experiment(workspace, "unmade")
     failed = snakemake(workspace, "results/unmade/summary.csv", "--report", "report.html", check=False)
     assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith(
+        "results/unmade: there is no 00000.json.gz, 00000.divergence.csv, 00001.json.gz and "
+    )
+    assert failed.stderr.endswith("first run snakemake --cores all results/unmade/summary.csv\n")
+
+
+def test_a_report_on_partial_results_says_what_is_missing(workspace):
+    write_experiment(workspace, "partial")
+    shutil.copytree(workspace / "results/small", workspace / "results/partial")
+    for name in ("00001.divergence.csv", "plots/trellis.png"):
+        (workspace / "results/partial" / name).unlink()
+    failed = snakemake(workspace, "results/partial/summary.csv", "--report", "report.html", check=False)
+    assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == (
-        "results/unmade/summary.csv: not made yet, so there is nothing to report; first run "
-        "snakemake --cores all results/unmade/summary.csv"
+        "results/partial: there is no 00001.divergence.csv, plots/trellis.png, so there is nothing to report; first "
+        "run snakemake --cores all results/partial/summary.csv"
     )
 
 

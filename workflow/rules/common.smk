@@ -6,6 +6,7 @@ import sys
 import threading
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from horizons.config import (
     Experiment,
@@ -185,9 +186,23 @@ def require_for_report(summary: Path) -> None:
     asked = any(argument == "--report" or argument.startswith("--report=") for argument in sys.argv)
     if not asked or "--report-after-run" in sys.argv:
         return
-    found = f"{summary}: not made yet" if not summary.exists() else change_since(summary.with_name(SEAL), "summary")
+    found = None
+    if missing := missing_targets(summary.parent.name):
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        found = f"{summary.parent}: there is no {some}"
+    elif change := change_since(summary.with_name(SEAL), "summary"):
+        found = change
     if found:
         raise SystemExit(f"{found}, so there is nothing to report; first run snakemake --cores all {summary}")
+
+
+def missing_targets(experiment: str) -> list[str]:
+    """The names of what an experiment is to have and has not: triples, tables, figures, pages and the summary."""
+    folder = Path("results", experiment)
+    of_runs = [folder / f"{run}.{end}" for run in runs_of(experiment) for end in ("json.gz", "divergence.csv")]
+    of_all = [Path(path) for path in pages_of(SimpleNamespace(experiment=experiment))]
+    wanted = [*of_runs, *of_all, folder / "summary.csv"]
+    return [str(path.relative_to(folder)) for path in wanted if not path.exists()]
 
 
 def break_seals() -> None:
