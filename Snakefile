@@ -14,6 +14,10 @@ configfile: "config/config.yaml"
 report: "workflow/report/workflow.rst"
 
 
+# For --sdm apptainer, which alone looks for it; docs/containers.md says how it is made.
+container: "workflow/envs/horizons.sif"
+
+
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
 # results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz | .divergence.json
 # results/{experiment}/plots/{figure}.png | .svg

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # To be sourced from the repository's root: makes .venv on first use, installs what requirements.txt pins, and enters it.
 
 # install_pins FILE: what it pins, if that has changed since it was installed.

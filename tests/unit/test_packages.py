@@ -1,7 +1,10 @@
 """What the library needs is said once: the imports, pyproject.toml, the pins and the conda environment agree."""
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -12,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from workflows import REPOSITORY
-from write_environment import environment
+from write_environment import PYTHON, environment
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -80,6 +83,37 @@ def test_the_conda_environment_has_the_pins_of_a_run():
     assert text == environment((REPOSITORY / "requirements.txt").read_text()), "python scripts/write_environment.py"
     *_, pip = yaml.safe_load(text)["dependencies"]
     assert asked(pip["pip"]) == pinned("requirements.txt")
+
+
+def test_both_recipes_of_the_container_copy_what_is_there_onto_the_same_python():
+    folder = REPOSITORY / "workflow/envs"
+    dockerfile, recipe = (folder / "Dockerfile").read_text(), (folder / "horizons.def").read_text()
+    [base] = re.findall(r"^FROM (\S+)$", dockerfile, re.MULTILINE)
+    assert base.startswith(f"python:{PYTHON}-")
+    assert re.findall(r"^From: (\S+)$", recipe, re.MULTILINE) == [base]
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)[0].split()
+    assert re.findall(r"^    (\S+) /opt/horizons/$", recipe, re.MULTILINE) == copied
+    assert all((REPOSITORY / name).is_file() for name in copied)
+
+
+@pytest.mark.parametrize(
+    ("device", "index"), [("cpu", "--extra-index-url https://download.pytorch.org/whl/cpu "), ("cuda", "")]
+)
+def test_a_container_gets_the_pins_and_torch_without_cuda_if_it_is_for_a_cpu(tmp_path, device, index):
+    """With stand-ins for the commands that it calls."""
+    for name in ("requirements.txt", "workflow/envs/install.sh"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    for name in ("apt-get", "git", "python", "rm"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["sh", str(tmp_path / "install.sh"), device]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"python -m pip install --no-cache-dir {index}-r pins.txt"
+    pins = asked([line for line in (tmp_path / "pins.txt").read_text().splitlines() if line[0] != "#"])
+    assert pins == pinned("requirements.txt")
+    refused = subprocess.run([*command[:2], "tpu"], env=environment, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr) == (1, "install.sh: DEVICE is tpu; it must be cpu or cuda\n")
 
 
 def test_the_version_stands_in_one_place():
