@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import horizons
 from workflows import REPOSITORY
 from write_environment import PYTHON, environment
 
@@ -120,3 +121,8 @@ def test_the_version_stands_in_one_place():
     text = (REPOSITORY / "workflow/horizons/__init__.py").read_text()
     assert re.findall(r'^__version__ = "(\d+\.\d+\.\d+)"', text, re.MULTILINE)
     assert PROJECT["dynamic"] == ["version"]
+
+
+def test_the_newest_version_of_the_changes_is_this_one():
+    [newest, *_] = re.findall(r"^## (\S+?),? ", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest == horizons.__version__
