@@ -23,6 +23,7 @@ container: "workflow/envs/horizons.sif"
 # results/{experiment}/plots/{figure}.png | .svg
 # results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml | summary.json
 # results/{experiment}/comparison.csv
+# results/{experiment}/{run}.divergence.parquet | summary.parquet | comparison.parquet    with tables: parquet
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
 wildcard_constraints:
     experiment=r"[^/]+",  # which may be one is said, with those there are, when its config is read
@@ -37,6 +38,7 @@ include: "workflow/rules/plot.smk"
 include: "workflow/rules/explorer.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/summarize.smk"
+include: "workflow/rules/parquet.smk"
 
 
 rule all:

@@ -1,6 +1,7 @@
 """What several stages ask of an experiment's config, and how a figure is declared."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -38,6 +39,8 @@ localrules:
     explorer,
     compare,
     summarize,
+    parquet_comparison,
+    parquet_summary,
 
 
 ASKED_FOR = set()  # experiments
@@ -165,12 +168,16 @@ def tables_of(wildcards, left_to_right: bool) -> list[str]:
 
 
 def pages_of(wildcards) -> list[str]:
-    """The figures that an experiment has, its explorer and its comparison."""
+    """The figures that an experiment has, its explorer, its comparison, and what of its tables is also Parquet."""
     drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
     outputs = [*drawn, rules.explorer.output.page]
     outputs += rules.speed.output if has_speeds(wildcards.experiment) else []
     outputs += rules.compare.output if has_comparison(wildcards.experiment) else []
-    return [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
+    runs = []
+    if experiment_of(wildcards.experiment).tables == "parquet":
+        outputs += rules.parquet_comparison.output if has_comparison(wildcards.experiment) else []
+        runs = of_all_runs(rules.parquet.output.table, wildcards.experiment)
+    return runs + [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
 
 
 @cache
@@ -215,6 +222,16 @@ def break_seals() -> None:
         experiment = job.wildcards.get("experiment")
         if experiment is not None and any(Path(output).exists() for output in job.output):
             Path("results", experiment, SEAL).unlink(missing_ok=True)
+
+
+def remove_stale_parquet(folder: Path) -> None:
+    """Remove the Parquet tables of an experiment that no longer has them, lest they stay beside newer tables."""
+    if experiment_of(folder.name).tables == "parquet":
+        return
+    asked = {output for job in workflow.dag.jobs for output in job.output}
+    for path in folder.glob("*.parquet"):
+        if re.fullmatch(r"\d{5}\.divergence|summary|comparison", path.stem) and str(path) not in asked:
+            path.unlink()
 
 
 def spare_finished_runs() -> None:
@@ -275,7 +292,9 @@ def experiments_asked_for() -> list[str]:
 def targets_of(experiment: str) -> list[str]:
     """What an experiment is run for: its summary, which brings the plots; or without logits the results alone."""
     if experiment_of(experiment).generation.save_logits:
-        return expand(pattern_of(rules.summarize.output.summary), experiment=experiment)
+        also = rules.parquet_summary.output if experiment_of(experiment).tables == "parquet" else []
+        outputs = [rules.summarize.output.summary, *also]
+        return [path for output in outputs for path in expand(pattern_of(output), experiment=experiment)]
     return expand(pattern_of(rules.generate_tokens.output.results), experiment=experiment, run=runs_of(experiment))
 
 
@@ -304,6 +323,8 @@ onstart:
     for folder in (Path("results", experiment) for experiment in ASKED_FOR):
         if folder.exists() and not os.access(folder, os.W_OK):
             raise SystemExit(f"{folder}: can't be written to; is it, or its disk, read-only?")
+        if here:
+            remove_stale_parquet(folder)
         if here and (line := missing_room(experiment_of(folder.name), folder)):
             logger.warning(line)
     if here:
