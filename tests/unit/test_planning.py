@@ -113,7 +113,7 @@ def test_no_number_of_shards_helps_where_one_prompt_alone_is_too_much(tmp_path):
 
 @pytest.mark.parametrize(
     ("capture", "expected"),
-    [({"mode": "full"}, 126_464 * 2), ({"mode": "top_k", "k": 100}, 100 * 6 + 10), ({"mode": "statistics"}, 80)],
+    [({"mode": "full"}, 126_464 * 2), ({"mode": "top_k", "k": 100}, 100 * 6 + 10), ({"mode": "statistics"}, 84)],
 )
 def test_a_capture_mode_decides_the_bytes_of_an_entry(tmp_path, capture, expected):
     model = {"name": "a/b", "dtype": "bfloat16"}

@@ -118,6 +118,11 @@ class Experiment(Section):
     )
     shards: int = Field(1, description="Runs that the prompts are split over, at each point of the sweep.", ge=1)
 
+    @property
+    def shows_coherence(self) -> bool:
+        """Whether what is kept shows if predictions agree with each other; from lower bounds nothing follows."""
+        return self.generation.shows_coherence and self.capture.mode != "top_k"
+
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
         if self.capture.mode != "full" and not self.generation.save_logits:

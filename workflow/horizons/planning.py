@@ -99,6 +99,7 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
             shards_needed.append(_shards_needed(run, samples, size, dtype))
     compared = shares_prompts(expanded)
     of_all = STAGES_OF_ALL + compared + compares_speed(expanded)
+    of_all += any(run.config.shows_coherence for run in expanded)
     # The tables of runs, the summary and the comparison.
     as_parquet = len(runs) + 1 + compared if experiment.tables == "parquet" else 0
     jobs = STAGES_OF_A_RUN * len(runs) + of_all + as_parquet if saving else len(runs)

@@ -173,6 +173,7 @@ def pages_of(wildcards) -> list[str]:
     outputs = [*drawn, rules.explorer.output.page]
     outputs += rules.speed.output if has_speeds(wildcards.experiment) else []
     outputs += rules.compare.output if has_comparison(wildcards.experiment) else []
+    outputs += rules.coherence.output if coherent_points_of(wildcards.experiment) else []
     runs = []
     if experiment_of(wildcards.experiment).tables == "parquet":
         outputs += rules.parquet_comparison.output if has_comparison(wildcards.experiment) else []
@@ -184,6 +185,12 @@ def pages_of(wildcards) -> list[str]:
 def has_speeds(experiment: str) -> bool:
     """Whether scores of an experiment are set against its speeds."""
     return compares_speed(runs_of(experiment).values())
+
+
+@cache
+def coherent_points_of(experiment: str) -> dict[str, dict]:
+    """The swept values, by their numbers, of the runs that show whether a model's predictions agree with each other."""
+    return {number: run.point for number, run in runs_of(experiment).items() if run.config.shows_coherence}
 
 
 def require_for_report(summary: Path) -> None:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from horizons.columns import NUMBERS
 from horizons.errors import UserError
-from horizons.report.coherence import Coherence, coherence_of, coherence_sums, is_asked
+from horizons.generation import Generation
+from horizons.report.coherence import Coherence, coherence_of, coherence_sums
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
@@ -79,7 +80,9 @@ def summarize_run(
     keys = {name: columns.pop(name) for name in KEYS}
     results = read_about(results_file)
     speed_of_run, size = speed_and_size(read_outputs(results_file))
-    sums = coherence_sums(table) if is_asked(results["config"]["generation"], "entropy" not in table) else None
+    # Nothing follows from lower bounds.
+    asked = Generation.model_validate(results["config"]["generation"]).shows_coherence and "entropy" in table
+    sums = coherence_sums(table) if asked else None
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
     rows, kept = {}, {}

@@ -10,7 +10,7 @@ from horizons.report.samples import sum_samples
 from horizons.report.tables import Table
 from horizons.store.tables import column_of
 
-MEANS = ["kl", "js", "top1_agreement", "top5_agreement", "entropy", "confidence"]  # drawn by horizon
+MEANS = ["kl", "js", "top1_agreement", "top5_agreement", "entropy", "confidence", "surprisal"]  # drawn by horizon
 AHEAD = [1, 2, 4, 8]  # how many tokens would be accepted together
 BINS = 10  # of confidence, equally wide
 BAND = (0.1, 0.9)  # quantiles over samples
