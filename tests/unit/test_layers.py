@@ -14,7 +14,7 @@ LIBRARY = REPOSITORY / "workflow" / "horizons"
 # In the order of the way of the data: what is asked, a model, commits, numbers, files, stages, pages.
 ORDER = [
     *("errors", "logs", "loading", "progress", "memory", "strict_json", "strict_yaml", "columns", "entries"),
-    *("section", "generation", "config", "schedule", "prompts", "scoring", "recorded", "devices", "environment"),
+    *("section", "generation", "config", "schedule", "scoring", "prompts", "recorded", "devices", "environment"),
     *("models", "decode", "measure", "store", "triple", "keep", "validation"),
     *("divergence", "requests", "run", "guide", "report", "planning"),
 ]
@@ -30,7 +30,8 @@ def imported_parts(path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("horizons"):
-            names = [node.module] if "." in node.module else [f"horizons.{alias.name}" for alias in node.names]
+            here = [alias.name for alias in node.names if alias.name != "__version__"]  # which is no part
+            names = [node.module] if "." in node.module else [f"horizons.{name}" for name in here]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.startswith("horizons.")]
         else:

@@ -86,6 +86,8 @@ def test_runs_are_the_sweep_times_the_shards_and_samples_are_shared_out(tmp_path
     assert [run.samples for run in plan.runs] == [2, 3] * 4
     assert [run.entries for run in plan.runs] == [24, 36, 46, 69] * 2
     assert plan.jobs == 3 * 8 + 4  # plot, explorer, compare and summarize, for the points share prompts
+    columnar = plan_experiment(experiment(tmp_path, prompts=5, sweep=sweep, shards=2, tables="parquet"))
+    assert columnar.jobs == plan.jobs + 8 + 2  # each run, the summary and the comparison
     without = plan_experiment(experiment(tmp_path, generation={"save_logits": False}, shards=5))
     assert (without.jobs, without.entries, without.total_bytes) == (5, 0, 0)
 
