@@ -113,6 +113,11 @@ class Generation(Section):
         """The most timesteps of a sample; `threshold` and `factor` may need fewer."""
         return self.steps or self.max_tokens
 
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers decide a token or the order."""
+        return self.temperature > 0 or self.remasking in ("random", "origin")
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_editing(cls, content: Any) -> Any:  # noqa: ANN401, what stands in the YAML

@@ -215,13 +215,11 @@ def _sample_bytes(config: Experiment, vocab_size: int, dtype: str) -> int:
 
     Whole logits wait for the disk and, as far as the largest horizon looks ahead, for the commit of their position. Of
     a reduced capture, all that is kept of the sample is held until its end, and copied to be written. To choose a token
-    the scores are copied, in float64 and with their noise where the temperature is above 0.
+    the scores are copied.
     """
     generation, capture = config.generation, config.capture
     logits_bytes = vocab_size * ITEM_BYTES.get(dtype, 4)
-    choosing = logits_bytes if generation.temperature == 0 else 4 * vocab_size * ITEM_BYTES["float64"]
-    if generation.cfg_scale > 0:
-        choosing += 2 * logits_bytes
+    choosing = logits_bytes * (3 if generation.cfg_scale > 0 else 1)
     if not generation.save_logits:
         return logits_bytes + choosing
     entries = most_entries(generation)

@@ -16,6 +16,7 @@ from horizons.config import Run
 from horizons.decode.batches import check_lengths, decode_in_batches
 from horizons.decode.choose import sample_seed
 from horizons.decode.loop import Decoded, NotFinite, Request
+from horizons.decode.noise import NAME as NOISE
 from horizons.decode.trace import Commits
 from horizons.environment import describe_environment
 from horizons.errors import UserError
@@ -104,6 +105,7 @@ def prepare(run: Run) -> Job:
         "prompts": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
         "model": {key: model.provenance[key] for key in ("revision", "checksum", "family", "dtype")},
         "packages": {package: environment["packages"][package] for package in COMPUTING_PACKAGES},
+        **({"noise": NOISE} if config.generation.draws else {}),
     }
     return Job(run, model, prompts, requests, keep, environment, identity)
 

@@ -9,6 +9,7 @@ import torch
 from horizons.config import Generation
 from horizons.decode.candidates import Candidates
 from horizons.decode.choose import choose
+from horizons.decode.noise import TOKENS, streams
 from horizons.decode.policies import policy_of
 from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
@@ -86,7 +87,7 @@ class _Batch:
             masked = [[model.mask_token_id] * len(ids) for ids in prompts]
             self.free = open_session(model, masked, settings.max_tokens, seeds)
         self.requests = list(requests)
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.seeds = torch.tensor(seeds)
         self.masked = self.session.region(self.policy.whole_blocks)
         self.ends = torch.full((len(requests),), self.masked.shape[1])  # where each text ends, as far as is known
         # Of a model that attends from block to block: the block that each row is in, and its timesteps before this one.
@@ -121,12 +122,20 @@ class _Batch:
         rows, positions = rows[candidates], positions[candidates]
         scores = self._scores(logits, candidates, rows, positions)
         mask = self.model.mask_token_id
-        tokens = choose(scores, self.settings.temperature, mask, rows, self.generators)
+        tokens = choose(scores, self.settings.temperature, mask, self._noise(timestep, rows, positions, scores.device))
         block_size = self.session.block_size
-        offered = Candidates(rows, positions, scores, tokens, self.generators, mask, self.passes, block_size)
+        offered = Candidates(rows, positions, scores, tokens, self.seeds, timestep, mask, self.passes, block_size)
         if len(rows) and (chosen := self.policy.commit(timestep, offered)) is not None:
             rows, positions, tokens = rows[chosen], positions[chosen], tokens[chosen.to(tokens.device)]
         self._commit(timestep, rows, positions, tokens)
+
+    def _noise(
+        self, timestep: int, rows: torch.Tensor, positions: torch.Tensor, device: torch.device
+    ) -> torch.Tensor | None:
+        """Where the noise of each candidate begins, (n,); None where nothing is drawn."""
+        if self.settings.temperature == 0:
+            return None
+        return streams(self.seeds[rows], TOKENS, timestep, positions).to(device)
 
     def _count_passes(self) -> None:
         if self.session.block_size is not None:
@@ -199,10 +208,9 @@ class _Batch:
         kept = rows.tolist()
         self._check_finite()
         self.requests = [self.requests[row] for row in kept]
-        self.generators = [self.generators[row] for row in kept]
         if not kept:
             return
-        self.masked, self.ends = self.masked[rows], self.ends[rows]
+        self.masked, self.ends, self.seeds = self.masked[rows], self.ends[rows], self.seeds[rows]
         self.blocks, self.passes = self.blocks[rows], self.passes[rows]
         self.trace.keep(rows)
         for session in (self.session, self.free):
