@@ -14,6 +14,7 @@ from horizons.decode.policies import policy_of
 from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
 from horizons.models.session import open_session
+from horizons.models.transfer import upload
 
 OnCommits = Callable[[Commits], None]
 
@@ -126,7 +127,7 @@ class _Batch:
         block_size = self.session.block_size
         offered = Candidates(rows, positions, scores, tokens, self.seeds, timestep, mask, self.passes, block_size)
         if len(rows) and (chosen := self.policy.commit(timestep, offered)) is not None:
-            rows, positions, tokens = rows[chosen], positions[chosen], tokens[chosen.to(tokens.device)]
+            rows, positions, tokens = rows[chosen], positions[chosen], _those(tokens, chosen)
         self._commit(timestep, rows, positions, tokens)
 
     def _noise(
@@ -135,7 +136,7 @@ class _Batch:
         """Where the noise of each candidate begins, (n,); None where nothing is drawn."""
         if self.settings.temperature == 0:
             return None
-        return streams(self.seeds[rows], TOKENS, timestep, positions).to(device)
+        return upload(streams(self.seeds[rows], TOKENS, timestep, positions), device)
 
     def _count_passes(self) -> None:
         if self.session.block_size is not None:
@@ -147,8 +148,7 @@ class _Batch:
         self, logits: torch.Tensor, candidates: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """What tokens are chosen from, (n, vocab_size), a copy: the logits of the candidates, after guidance."""
-        index = candidates.nonzero().squeeze(1)  # on the CPU: a GPU would have to be waited for
-        scores = logits.index_select(0, index.to(logits.device))
+        scores = _those(logits, candidates)
         if self.free is None:
             return scores
         free = self.free.logits(rows, positions)
@@ -162,7 +162,7 @@ class _Batch:
             self.masked[rows, positions] = False
         if self.policy.whole_blocks:  # what lies beyond takes part in decoding alone
             recorded = positions < self.settings.max_tokens
-            rows, positions, tokens = rows[recorded], positions[recorded], tokens[recorded.to(tokens.device)]
+            rows, positions, tokens = rows[recorded], positions[recorded], _those(tokens, recorded)
         samples = [self.requests[row].sample for row in rows.tolist()]
         self.history.append(_Step([request.sample for request in self.requests], samples, positions.tolist(), tokens))
         if len(rows) and self.on_commits is not None:
@@ -179,7 +179,7 @@ class _Batch:
         for chosen in self.trace.alike(timestep, rows, positions):
             predictions = self.trace.predictions(timestep, rows[chosen], positions[chosen])
             alike = [sample for sample, is_chosen in zip(samples, chosen.tolist(), strict=True) if is_chosen]
-            tokens_of = tokens[chosen.to(tokens.device)]
+            tokens_of = _those(tokens, chosen)
             self.on_commits(Commits(timestep, alike, positions[chosen].tolist(), tokens_of, predictions))
 
     def _finished(self, timesteps: int) -> torch.Tensor:
@@ -242,6 +242,11 @@ class _Batch:
             for sample, (positions, tokens) in committed.items():
                 found[sample].steps.append((positions, tokens))
         return [decoded._replace(forward_passes=passes * len(decoded.steps)) for decoded in found.values()]
+
+
+def _those(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """The rows of values (n, ...) that are chosen (n,), bool, on the CPU: which they are is not asked of a GPU."""
+    return values.index_select(0, upload(chosen.nonzero().squeeze(1), values.device))
 
 
 class _Step(NamedTuple):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from horizons.models.transfer import upload
+
 
 @dataclass(frozen=True)
 class Commits:
@@ -80,4 +82,4 @@ def _take(logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if len(steps) == 0 or (bool((steps == steps[0]).all()) and steps[0] > 0):
         step = int(steps[0]) if len(steps) else 1
         return logits[int(index[0]) : int(index[-1]) + 1 : step]
-    return logits.index_select(0, index.to(logits.device))
+    return logits.index_select(0, upload(index, logits.device))
