@@ -115,12 +115,13 @@ def test_what_is_no_record_is_told_for_what_it_is(tmp_path, content, said):
 
 
 def test_a_missing_record_one_of_another_stage_and_one_of_other_maths_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("horizons.store.custody.MATHS_VERSION", 7)
     paths = write_run(tmp_path)
     record = tmp_path / "00000.divergence.json"
-    with pytest.raises(NoRecord, match="is of stage divergence and version 1 of the maths, expected summary and 1"):
+    with pytest.raises(NoRecord, match="is of stage divergence and version 7 of the maths, expected summary and 7"):
         read_record(record, "summary")
-    monkeypatch.setattr("horizons.store.custody.MATHS_VERSION", 2)
-    with pytest.raises(NoRecord, match="version 1 of the maths, expected divergence and 2"):
+    monkeypatch.setattr("horizons.store.custody.MATHS_VERSION", 8)
+    with pytest.raises(NoRecord, match="version 7 of the maths, expected divergence and 8"):
         check_inputs(paths)
     record.unlink()
     with pytest.raises(NoRecord, match=r"00000.divergence.json: not found"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 CANDIDATES = 5  # the most probable tokens of an entry that are kept and shown
-MATHS_VERSION = 1  # to be raised when a number of the tables is computed otherwise; older tables are then made anew
+MATHS_VERSION = 2  # to be raised when a number of the tables is computed otherwise; older tables are then made anew
 LOWER_BOUND = "_lower_bound"  # ends the name of a column that holds no more than a bound
 
 
@@ -47,6 +47,7 @@ NUMBERS = {
         Number("margin", "logits", _any),
         Number("final_token_probability", "", _share),
         Number("final_token_rank", "", lambda vocab_size: vocab_size - 1, bounded=True, whole=True),
+        Number("surprisal", "nats", _any),
     )
 }
 BOUNDED = [name for name, number in NUMBERS.items() if number.bounded]
