@@ -11,7 +11,8 @@ from transformers import LlamaForCausalLM
 
 from horizons.config import Generation
 from horizons.decode import choose as choose_module
-from horizons.decode.loop import Request, _Batch
+from horizons.decode.finite import FiniteCheck
+from horizons.decode.loop import Batch, Request
 from horizons.keep import MODES, keep_of
 from horizons.measure import bounds, sample
 from horizons.models.base import CheckpointModel, Family
@@ -33,8 +34,8 @@ def meta(monkeypatch):
     """Blocks as on a GPU; and at the end, when all is computed, nothing is looked at."""
     for module in (choose_module, bounds, sample):
         monkeypatch.setitem(module.BLOCK_SIZE, "meta", module.BLOCK_SIZE["cuda"])
-    monkeypatch.setattr(_Batch, "_check_finite", lambda _self: None)
-    monkeypatch.setattr(_Batch, "_decoded", lambda self, order: [len(self.history)] * len(order))
+    monkeypatch.setattr(FiniteCheck, "check", lambda _self: None)
+    monkeypatch.setattr(Batch, "_decoded", lambda self, order: [len(self.history)] * len(order))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def decode(model, settings, mode=None):
 
     requests = [Request(number, str(number), [5] * (3 + number), number) for number in range(3)]
     with torch.inference_mode():
-        timesteps = _Batch(model, requests, settings, on_commits if mode else None).run()
+        timesteps = Batch(model, requests, settings, on_commits if mode else None).run()
     assert not mode or {name: shape[1:] for name, shape in kept[0].items()} == {
         field.name: field.row_shape for field in keep.layout.fields
     }

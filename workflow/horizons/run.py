@@ -15,7 +15,8 @@ from tqdm import tqdm
 from horizons.config import Run
 from horizons.decode.batches import check_lengths, decode_in_batches
 from horizons.decode.choose import sample_seed
-from horizons.decode.loop import Decoded, NotFinite, Request
+from horizons.decode.finite import NotFinite
+from horizons.decode.loop import Decoded, Request
 from horizons.decode.noise import NAME as NOISE
 from horizons.decode.trace import Commits
 from horizons.environment import describe_environment
