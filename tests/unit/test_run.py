@@ -147,6 +147,24 @@ def test_where_something_is_drawn_a_killed_run_comes_to_the_same_bytes_but_not_w
     assert line.endswith('noise was "another", is now "splitmix64"')
 
 
+def test_a_batch_size_of_auto_is_recorded_and_gives_the_bytes_of_the_number_it_comes_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("horizons.decode.batch_size.MOST_TOGETHER", 2)
+    for name in ("auto", "again", "killed", "two"):
+        (tmp_path / name).mkdir()
+        if name == "killed":
+            kill_after(monkeypatch, 2, tmp_path / name / "00000.json.gz", batch_size="auto")
+        asked = 2 if name == "two" else "auto"
+        generate_run(small_run(batch_size=asked), tmp_path / name / "00000.json.gz")
+    results = read_results(tmp_path / "auto" / "00000.json.gz")
+    assert results["config"]["generation"]["batch_size"] == "auto"
+    assert results["environment"]["batch_size"] == 2
+    assert "batch_size" not in read_results(tmp_path / "two" / "00000.json.gz")["environment"]
+    assert validate_triple(tmp_path / "auto" / "00000.json.gz") == []
+    assert contents(tmp_path / "auto") == contents(tmp_path / "again") == contents(tmp_path / "killed")
+    for name in ("00000.safetensors", "00000.metadata.json"):
+        assert (tmp_path / "auto" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
 def test_a_second_writer_waits_and_takes_what_the_first_has_made(tmp_path, monkeypatch, unbroken, caplog):
     results_file, begun = tmp_path / "00000.json.gz", threading.Event()
     add = Journal.add

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from horizons.config import Dataset, Experiment, Model, Run, expand_runs
 from horizons.devices import visible_devices
 from horizons.errors import UserError
+from horizons.generation import AUTO, MOST_TOGETHER
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
 from horizons.prompts import compares_speed, prompt_facts, shares_prompts
@@ -166,7 +167,7 @@ def memory_mb(config: Experiment) -> int:
     facts = _facts_or_unknown(config.model)
     computed = computed_dtype(config.model.dtype, facts.dtype, _has_gpu_on_cluster(config.model))
     copied = 0 if computed == facts.dtype else _parameters(facts) * ITEM_BYTES.get(computed, 1)
-    batch = min(config.generation.batch_size, largest_run(config))
+    batch = largest_batch(config)
     logits = batch * _sample_bytes(config, facts.vocab_size, computed)
     return BASE_MB + math.ceil((facts.weight_bytes + copied + logits) / 1e6)
 
@@ -193,9 +194,15 @@ def remembered_bytes(experiment: Experiment, vocab_size: int | None = None) -> i
     def held(config: Experiment) -> int:
         dtype = saved_dtype(config.model, "auto")
         row = (vocab_size or known_vocab_size(config.model)) * ITEM_BYTES[dtype]
-        return min(config.generation.batch_size, largest_run(config)) * most_remembered(config.generation) * row
+        return largest_batch(config) * most_remembered(config.generation) * row
 
     return max(held(run.config) for run in expand_runs(experiment) if run.shard == 0)
+
+
+def largest_batch(config: Experiment) -> int:
+    """The most prompts that a run of one point of the sweep has in a batch."""
+    asked = config.generation.batch_size
+    return min(MOST_TOGETHER if asked == AUTO else asked, largest_run(config))
 
 
 def largest_run(config: Experiment) -> int:

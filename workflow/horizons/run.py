@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from horizons.config import Run
+from horizons.decode.batch_size import batch_size_of
 from horizons.decode.batches import check_lengths, decode_in_batches
 from horizons.decode.choose import sample_seed
 from horizons.decode.finite import NotFinite
@@ -21,6 +22,7 @@ from horizons.decode.noise import NAME as NOISE
 from horizons.decode.trace import Commits
 from horizons.environment import describe_environment
 from horizons.errors import UserError
+from horizons.generation import AUTO, Generation
 from horizons.keep import Keep, keep_of
 from horizons.memory import hold_freed_memory
 from horizons.models import load_model
@@ -49,6 +51,7 @@ class Job(NamedTuple):
     model: CheckpointModel
     prompts: list[Prompt]
     requests: list[Request]
+    generation: Generation  # that of the config, with a number for its batch size
     keep: Keep  # what is kept of predictions, with save_logits
     environment: dict[str, Any]  # where and with what it is generated ...
     identity: dict[str, Any]  # ... and that part of it, of config and prompts, which decides the numbers
@@ -99,6 +102,11 @@ def prepare(run: Run) -> Job:
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
     environment = describe_environment(model.device) | {"model": model.provenance}
+    batch_size = batch_size_of(config.generation, model, [request.prompt_ids for request in requests])
+    if config.generation.batch_size == AUTO:
+        environment["batch_size"] = batch_size
+        logger.info("batches of %d prompts", batch_size)
+    generation = config.generation.model_copy(update={"batch_size": batch_size})
     asked = [[*prompt, request.prompt_ids] for prompt, request in zip(prompts, requests, strict=True)]
     identity = {
         "config": run.to_dict()["config"],
@@ -108,7 +116,7 @@ def prepare(run: Run) -> Job:
         "packages": {package: environment["packages"][package] for package in COMPUTING_PACKAGES},
         **({"noise": NOISE} if config.generation.draws else {}),
     }
-    return Job(run, model, prompts, requests, keep, environment, identity)
+    return Job(run, model, prompts, requests, generation, keep, environment, identity)
 
 
 def prompts_of_shard(prompts: list[Prompt], shard: int, shards: int) -> list[Prompt]:
@@ -168,7 +176,7 @@ def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
 
 def _asked(job: Job) -> tuple[Any, ...]:
     """What is to be decoded, for `decode_in_batches`."""
-    return job.model, job.requests, job.run.config.generation
+    return job.model, job.requests, job.generation
 
 
 def _adopt(writer: TripleWriter, journal: Journal) -> None:
