@@ -15,6 +15,8 @@ from horizons.models.base import MaskedModel
 from horizons.models.session import open_session
 from horizons.models.transfer import upload
 
+_Key = tuple[int, int, int]  # of a prediction: its sample, timestep and position
+
 
 class _Canvas(NamedTuple):
     """A text of which the tokens before a timestep are revealed."""
@@ -43,53 +45,72 @@ def predict_given(
         for request in sorted(requests, key=lambda request: len(request.prompt_ids))
         for timestep in range(len(request.steps or []))
     )
-    passes = _Passes(model, settings, on_commits, done)
+    passes = _Passes(model, settings)
     size = settings.batch_size
     canvases = list(islice(source, size))
     while canvases:
         part, rest = canvases[:size], canvases[size:]
-        if all(canvas.request.sample in done for canvas in part):
-            canvases = rest or list(islice(source, size))
-            continue
-        begin = [each.request.sample for each in part if each.timestep == 0 and each.request.sample not in done]
-        if begin and on_begin is not None:
-            on_begin(begin)
-        if (finished := if_it_fits(lambda part=part: passes.run(part))) is None:
-            size = halve(len(part), part[0].request)
-            continue
-        if finished:
-            yield finished
+        if any(canvas.request.sample not in done for canvas in part):
+            if (commits := if_it_fits(lambda part=part: passes.run(part))) is None:
+                size = halve(len(part), part[0].request)
+                continue
+            begun = [canvas.request.sample for canvas in part if canvas.timestep == 0]
+            _hand_over(begun, commits, on_begin, on_commits, done)
+            finished = {each.request.sample: each.steps for each in part if each.timestep + 1 == len(each.steps)}
+            if finished:
+                passes.finite.check()
+                yield {s: Decoded(steps, len(steps)) for s, steps in finished.items() if s not in done}
         canvases = rest or list(islice(source, size))
+
+
+def _hand_over(
+    begun: Sequence[int],
+    commits: Sequence[Commits],
+    on_begin: OnBegin | None,
+    on_commits: OnCommits | None,
+    done: Container[int],
+) -> None:
+    """Say which samples begin, and give commits away, but those of samples that are done."""
+    begin = [sample for sample in begun if sample not in done]
+    if begin and on_begin is not None:
+        on_begin(begin)
+    if on_commits is not None:
+        for each in commits:
+            if wanted := [number for number, sample in enumerate(each.samples) if sample not in done]:
+                on_commits(each if len(wanted) == len(each.samples) else each.some(wanted))
 
 
 class _Passes:
     """Passes over canvases of successive timesteps, and the predictions whose commits are still to come."""
 
-    def __init__(
-        self, model: MaskedModel, settings: Generation, on_commits: OnCommits | None, done: Container[int]
-    ) -> None:
-        self._model, self._settings, self._on_commits, self._done = model, settings, on_commits, done
-        self._predictions: dict[tuple[int, int, int], torch.Tensor] = {}  # by sample, timestep and position
-        self._finite = FiniteCheck()
+    def __init__(self, model: MaskedModel, settings: Generation) -> None:
+        self._model, self._settings = model, settings
+        self._waiting: dict[_Key, torch.Tensor] = {}
+        self.finite = FiniteCheck()
 
     @torch.inference_mode()
-    def run(self, canvases: Sequence[_Canvas]) -> dict[int, Decoded]:
-        """One pass: hands commits over, and gives what became of the samples that it finishes."""
-        self._predictions |= self._predict(canvases)
-        # Those together that have the same horizons; of a sample the earlier ones first.
-        for horizons, alike in groupby(canvases, self._horizons_of):
-            self._hand_over(horizons, list(alike))
-        finished = [each for each in canvases if each.timestep + 1 == len(each.steps)]
-        if finished:
-            self._finite.check()
-        return {
-            each.request.sample: Decoded(each.steps, len(each.steps))
-            for each in finished
-            if each.request.sample not in self._done
-        }
+    def run(self, canvases: Sequence[_Canvas]) -> list[Commits]:
+        """One pass: the commits of the canvases, those together that have the same horizons, of a sample in order.
 
-    def _predict(self, canvases: Sequence[_Canvas]) -> dict[tuple[int, int, int], torch.Tensor]:
-        """The predictions that the horizons ask for, (vocab_size,) each, by sample, timestep and position."""
+        Where it fails nothing is changed.
+        """
+        predictions = self._waiting | self._predict(canvases)
+        commits = []
+        for horizons, alike in groupby(canvases, lambda canvas: self._horizons_of(canvas, predictions)):
+            chosen = list(alike)
+            found = {
+                horizon: torch.stack([predictions[_key(canvas, horizon)] for canvas in chosen]) for horizon in horizons
+            }
+            ids = torch.tensor([canvas.steps[canvas.timestep][1][0] for canvas in chosen])
+            tokens = upload(ids, self._model.device)
+            timesteps = [canvas.timestep for canvas in chosen]
+            commits.append(Commits(timesteps, [each.request.sample for each in chosen], timesteps, tokens, found))
+        committed = {(canvas.request.sample, canvas.timestep) for canvas in canvases}
+        self._waiting = {key: row for key, row in predictions.items() if (key[0], key[2]) not in committed}
+        return commits
+
+    def _predict(self, canvases: Sequence[_Canvas]) -> dict[_Key, torch.Tensor]:
+        """The predictions that the horizons ask for, (vocab_size,) each."""
         settings = self._settings
         seeds = [canvas.request.seed for canvas in canvases]
         prompts = [canvas.request.prompt_ids for canvas in canvases]
@@ -112,28 +133,15 @@ class _Passes:
         logits = session.logits(rows, positions)
         of = [canvases[row] for row in rows.tolist()]
         timesteps = [canvas.timestep for canvas in of]
-        self._finite.note([canvas.request.question_id for canvas in of], timesteps, positions.tolist(), logits)
+        self.finite.note([canvas.request.question_id for canvas in of], timesteps, positions.tolist(), logits)
         samples = [canvas.request.sample for canvas in of]
         return dict(zip(zip(samples, timesteps, positions.tolist(), strict=True), logits, strict=True))
 
-    def _horizons_of(self, canvas: _Canvas) -> list[int]:
+    def _horizons_of(self, canvas: _Canvas, predictions: dict[_Key, torch.Tensor]) -> list[int]:
         """The horizons whose predictions of the token that a canvas commits there are."""
-        return [horizon for horizon in self._settings.horizons if _key(canvas, horizon) in self._predictions]
-
-    def _hand_over(self, horizons: list[int], canvases: list[_Canvas]) -> None:
-        """Give away the commits of canvases, their predictions with them."""
-        found = {horizon: [self._predictions.pop(_key(each, horizon)) for each in canvases] for horizon in horizons}
-        wanted = [number for number, each in enumerate(canvases) if each.request.sample not in self._done]
-        if not wanted or self._on_commits is None:
-            return
-        chosen = [canvases[number] for number in wanted]
-        tokens = upload(torch.tensor([each.steps[each.timestep][1][0] for each in chosen]), self._model.device)
-        predictions = {horizon: torch.stack([rows[number] for number in wanted]) for horizon, rows in found.items()}
-        timesteps = [each.timestep for each in chosen]
-        samples = [each.request.sample for each in chosen]
-        self._on_commits(Commits(timesteps, samples, timesteps, tokens, predictions))
+        return [horizon for horizon in self._settings.horizons if _key(canvas, horizon) in predictions]
 
 
-def _key(canvas: _Canvas, horizon: int) -> tuple[int, int, int]:
+def _key(canvas: _Canvas, horizon: int) -> _Key:
     """Where the prediction of a horizon for the token that a canvas commits is found."""
     return canvas.request.sample, canvas.timestep - horizon + 1, canvas.timestep
