@@ -17,6 +17,8 @@ SEARCHED = 16
 TOP_BLOCK = 64
 # Of so many times what the blocks hold, so that looking for them first pays.
 WORTHWHILE = 4
+# Keys of which the largest are looked for together; they take twice the memory of logits, and twice that on the way.
+KEYS_AT_A_TIME = 2**24
 # Stands for a logit of -inf where no row is looked at; centred ones are not as low.
 IMPOSSIBLE = torch.finfo(torch.float32).min
 
@@ -149,11 +151,13 @@ def largest_of_all(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torc
     the lower. That is right for every row, and so no row has to be looked at.
     """
     vocab_size = logits.shape[1]
-    bits = (logits.float() + 0.0).view(torch.int32)  # of a sum that is never -0, which equals 0 and has other bits
-    ascending = torch.where(bits < 0, bits ^ torch.iinfo(torch.int32).max, bits).long()
     after = torch.arange(vocab_size - 1, -1, -1, device=logits.device)
-    keys = (ascending << 32) | after
-    ids = vocab_size - 1 - (keys.topk(min(count, vocab_size)).values & (2**32 - 1))
+    found = []
+    for rows in logits.split(max(1, KEYS_AT_A_TIME // vocab_size)):
+        bits = (rows.float() + 0.0).view(torch.int32)  # of a sum that is never -0, which equals 0 and has other bits
+        ascending = torch.where(bits < 0, bits ^ torch.iinfo(torch.int32).max, bits).long()
+        found.append(((ascending << 32) | after).topk(min(count, vocab_size)).values)
+    ids = vocab_size - 1 - (torch.cat(found) & (2**32 - 1))
     return logits.gather(-1, ids), ids
 
 

@@ -11,4 +11,4 @@ def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """
     if device.type != "cuda" or values.is_cuda or not values.numel():
         return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
+    return values.contiguous().pin_memory().to(device, non_blocking=True)

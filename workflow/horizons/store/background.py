@@ -103,7 +103,8 @@ class HostCopies:
         buffer = self._free.pop() if self._free else None
         if buffer is None or len(buffer) < size:
             self.buffers_made += 1
-            buffer = torch.empty(2 ** max(0, size - 1).bit_length(), dtype=torch.uint8, pin_memory=pinned)
+            with torch.inference_mode(False):  # else it could only be written to where that is on
+                buffer = torch.empty(2 ** max(0, size - 1).bit_length(), dtype=torch.uint8, pin_memory=pinned)
         return buffer
 
     def _copy(self, fields: Fields, places: "Places", buffer: torch.Tensor) -> torch.cuda.Event:
