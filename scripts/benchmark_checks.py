@@ -412,7 +412,7 @@ def auto_fits(device: str) -> str:
     model = model_of("llada", device, "bfloat16")
     prompts = prompts_of(*[12] * 200)
     settings = Generation(max_tokens=4, batch_size="auto")
-    found = {batch_size_of(settings, model, prompts) for _ in range(3)}
+    found = {batch_size_of(settings, model, requests_of(prompts, settings)) for _ in range(3)}
     require(len(found) == 1, f"was found to be {found}")
     [size] = found
     generate(model, prompts[:size], settings.model_copy(update={"batch_size": size, "save_logits": False}))

@@ -7,6 +7,7 @@ from checkpoints import random_model
 from horizons.config import parse_experiment
 from horizons.decode import batch_size as batch_size_module
 from horizons.decode.batch_size import SHARE, WORKSPACE, batch_size_of, sample_bytes, weight_bytes
+from horizons.decode.loop import Request
 from horizons.devices import host_memory
 from horizons.errors import UserError
 from horizons.generation import MOST_TOGETHER, Generation
@@ -42,6 +43,11 @@ def test_a_sample_takes_its_canvas_what_is_remembered_and_what_is_chosen_from():
     assert sample_bytes(blocks, model, 10) == 30 * of_token + (10 + 10) * row
 
 
+def requests_of(lengths, steps=None):
+    """A request for each length of a prompt."""
+    return [Request(number, str(number), [5] * length, 0, steps) for number, length in enumerate(lengths)]
+
+
 @pytest.mark.parametrize("fitting", [1, 2, 3, 7, 8, 100, 100_000])
 @pytest.mark.parametrize("count", [1, 5, 16, 1000])
 def test_auto_is_the_largest_power_of_two_that_fits(fitting, count, monkeypatch):
@@ -51,19 +57,28 @@ def test_auto_is_the_largest_power_of_two_that_fits(fitting, count, monkeypatch)
     room = fitting * one + WORKSPACE + weight_bytes(model.family.network)
     monkeypatch.setattr(batch_size_module, "memory_of", lambda _network: (room + 1) / SHARE)
     powers = [size for size in (1, 2, 4, 8, 16, 32, 64) if size <= fitting and size < 2 * count]
-    assert batch_size_of(settings, model, [[5] * 12] + [[5]] * (count - 1)) == powers[-1]
+    assert batch_size_of(settings, model, requests_of([12] + [1] * (count - 1))) == powers[-1]
+
+
+def test_of_given_texts_the_canvases_of_all_timesteps_fill_a_batch():
+    model, _ = random_model("llada")
+    given = Generation(tokens="given", max_tokens=20, batch_size="auto")
+    assert batch_size_of(given, model, requests_of([3], steps=[([at], [7]) for at in range(20)])) == 32
+    text = {"tokens": "given", "max_tokens": 20, "batch_size": 16}
+    config = parse_experiment(EXPERIMENT | {"dataset": EXPERIMENT["dataset"] | {"limit": 1}, "generation": text}, "x")
+    assert largest_batch(config) == 16
 
 
 def test_where_not_even_one_prompt_fits_by_the_sizes_one_is_tried():
     model, _ = random_model("llada")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_size_module, "memory_of", lambda _network: 0)
-        assert batch_size_of(Generation(batch_size="auto"), model, [[5]] * 9) == 1
+        assert batch_size_of(Generation(batch_size="auto"), model, requests_of([1] * 9)) == 1
 
 
 def test_a_number_that_is_asked_for_is_taken_as_it_is():
     model, _ = random_model("llada")
-    assert batch_size_of(Generation(batch_size=12), model, [[5]]) == 12
+    assert batch_size_of(Generation(batch_size=12), model, requests_of([1])) == 12
 
 
 def test_weights_are_counted_once_where_they_are_tied():

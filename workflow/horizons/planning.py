@@ -200,9 +200,10 @@ def remembered_bytes(experiment: Experiment, vocab_size: int | None = None) -> i
 
 
 def largest_batch(config: Experiment) -> int:
-    """The most prompts that a run of one point of the sweep has in a batch."""
-    asked = config.generation.batch_size
-    return min(MOST_TOGETHER if asked == AUTO else asked, largest_run(config))
+    """The most canvases that a run of one point of the sweep has in a batch: prompts, of given texts timesteps."""
+    generation = config.generation
+    canvases = largest_run(config) * (generation.max_tokens if generation.tokens == "given" else 1)
+    return min(MOST_TOGETHER if generation.batch_size == AUTO else generation.batch_size, canvases)
 
 
 def largest_run(config: Experiment) -> int:

@@ -103,7 +103,7 @@ def prepare(run: Run) -> Job:
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
     environment = describe_environment(model.device) | {"model": model.provenance}
-    batch_size = batch_size_of(config.generation, model, [request.prompt_ids for request in asked.requests])
+    batch_size = batch_size_of(config.generation, model, asked.requests)
     if config.generation.batch_size == AUTO:
         environment["batch_size"] = batch_size
         logger.info("batches of %d prompts", batch_size)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from horizons.decode.loop import Request
 from horizons.devices import host_memory
 from horizons.generation import AUTO, MOST_TOGETHER, Generation
 from horizons.models.base import CheckpointModel
@@ -21,17 +22,19 @@ WORKSPACE = 2 * 2**30
 USUAL_WIDTH = 4096  # of hidden states, where a config does not say it
 
 
-def batch_size_of(settings: Generation, model: CheckpointModel, prompts: Sequence[list[int]]) -> int:
+def batch_size_of(settings: Generation, model: CheckpointModel, requests: Sequence[Request]) -> int:
     """The batch size of a run: the number that is asked for, or for auto the largest power of two that fits.
 
-    That is at most MOST_TOGETHER, and no more than it takes to have all prompts in one batch.
+    That is at most MOST_TOGETHER, and no more than it takes to have all canvases in one batch: of given texts each
+    timestep is one.
     """
     if settings.batch_size != AUTO:
         return settings.batch_size
     room = SHARE * memory_of(model.family.network) - WORKSPACE - weight_bytes(model.family.network)
-    one = sample_bytes(settings, model, max(map(len, prompts)))
+    one = sample_bytes(settings, model, max(len(request.prompt_ids) for request in requests))
+    canvases = sum(len(request.steps or []) for request in requests) if settings.tokens == "given" else len(requests)
     size = 1
-    while size < min(MOST_TOGETHER, len(prompts)) and 2 * size * one <= room:
+    while size < min(MOST_TOGETHER, canvases) and 2 * size * one <= room:
         size *= 2
     return size
 
