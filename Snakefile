@@ -20,6 +20,7 @@ container: "workflow/envs/horizons.sif"
 
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
 # results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz | .divergence.json
+# results/{experiment}/{run}.noise.csv | .noise.json    with noise
 # results/{experiment}/plots/{figure}.png | .svg
 # results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml | summary.json
 # results/{experiment}/comparison.csv
@@ -34,6 +35,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/divergence.smk"
+include: "workflow/rules/noise.smk"
 include: "workflow/rules/plot.smk"
 include: "workflow/rules/explorer.smk"
 include: "workflow/rules/compare.smk"

@@ -178,7 +178,7 @@ def _job(stage: str, run: str) -> _Job:
         ),
         "explorer": ({**{name: of_runs[name] for name in MEASURED}, **parts}, {"page": f"{folder}/explorer.html"}),
         "summarize": (
-            {**{name: of_runs[name] for name in MEASURED}, "pages": pages},
+            {**{name: of_runs[name] for name in MEASURED}, "noise": [], "pages": pages},
             {
                 "summary": f"{folder}/summary.csv",
                 "readable": f"{folder}/summary.html",

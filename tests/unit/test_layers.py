@@ -16,7 +16,7 @@ ORDER = [
     *("errors", "logs", "loading", "progress", "memory", "strict_json", "strict_yaml", "columns", "entries"),
     *("section", "generation", "config", "schedule", "scoring", "prompts", "recorded", "devices", "environment"),
     *("models", "decode", "measure", "store", "triple", "keep", "validation"),
-    *("divergence", "requests", "run", "guide", "report", "planning"),
+    *("divergence", "noise_floor", "requests", "run", "guide", "report", "planning"),
 ]
 
 

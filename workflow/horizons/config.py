@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -99,6 +99,19 @@ class Explorer(Section):
     )
 
 
+class Noise(Section):
+    """Measures how far predictions are from themselves, computed otherwise; a change runs nothing again."""
+
+    samples: int = Field(8, description="Samples of each run that are computed again, drawn at random.", ge=1)
+    batch_size: int = Field(1, description="Prompts that then go through the model together.", ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="Dtype of the weights then; null is that of the run."
+    )
+    device: str | None = Field(
+        None, description="cpu, cuda or cuda:N; null is that of the run.", pattern=r"^(cpu|cuda(:\d+)?)$"
+    )
+
+
 class Experiment(Section):
     """One `config/{experiment}.yaml`."""
 
@@ -113,6 +126,7 @@ class Experiment(Section):
     tables: Literal["csv", "parquet"] = Field(
         "csv", description="parquet has every table as Parquet, too, beside the CSV; a change runs nothing again."
     )
+    noise: Noise | None = Field(None, description=f"{Noise.__doc__} See docs/statistics.md; null measures none.")
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default_factory=dict, description="Dotted keys to lists of values; the cross product is run, in this order."
     )
@@ -122,6 +136,18 @@ class Experiment(Section):
     def shows_coherence(self) -> bool:
         """Whether what is kept shows if predictions agree with each other; from lower bounds nothing follows."""
         return self.generation.shows_coherence and self.capture.mode != "top_k"
+
+    @model_validator(mode="after")
+    def _check_noise(self) -> "Experiment":
+        if self.noise is None:
+            return self
+        if not self.generation.save_logits:
+            raise Problem("noise", self.noise.model_dump(), "it needs generation.save_logits: true")
+        same_size = self.noise.batch_size == self.generation.batch_size and "generation.batch_size" not in self.sweep
+        if same_size and self.noise.dtype is None and self.noise.device is None:
+            remedy = "the runs have it, too, so nothing would differ; give another, or a dtype or a device"
+            raise Problem("noise.batch_size", self.noise.batch_size, remedy)
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
@@ -144,7 +170,7 @@ class Selection(Section):
 
 
 # Sections that change no run: what is made of the triples later.
-LATER_SECTIONS = {"divergence", "plots", "explorer", "tables"}
+LATER_SECTIONS = {"divergence", "plots", "explorer", "tables", "noise"}
 
 
 class Run(NamedTuple):
@@ -392,5 +418,6 @@ def _number(text: str, kind: str) -> str | None:
 
 def _known_keys(kind: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
-        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
+        annotation = kind.model_fields[part].annotation
+        kind = next((section for section in get_args(annotation) if section is not type(None)), annotation)
     return list(kind.model_fields)

@@ -20,7 +20,8 @@ from horizons.store.layout import ITEM_BYTES, header_size
 
 # Of an entry in the metadata file: measured on the default experiment, whose ids are as long as `replace-000` at most.
 METADATA_BYTES = 205
-# generate, validate, divergence; plot, explorer, summarize, and compare where there is something to compare
+# generate, validate, divergence, and noise where it is asked for; plot, explorer, summarize, and compare where there is
+# something to compare
 STAGES_OF_A_RUN, STAGES_OF_ALL = 3, 3
 
 # What a generate job asks of a cluster is meant to be enough rather than near, and a retry asks for more.
@@ -103,7 +104,8 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
     of_all += any(run.config.shows_coherence for run in expanded)
     # The tables of runs, the summary and the comparison.
     as_parquet = len(runs) + 1 + compared if experiment.tables == "parquet" else 0
-    jobs = STAGES_OF_A_RUN * len(runs) + of_all + as_parquet if saving else len(runs)
+    of_a_run = STAGES_OF_A_RUN + (experiment.noise is not None)
+    jobs = of_a_run * len(runs) + of_all + as_parquet if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 

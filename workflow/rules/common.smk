@@ -125,6 +125,28 @@ def validation_of(wildcards) -> str:
     return expand(pattern_of(rules.validate.output.report), **wildcards)[0]
 
 
+def validation_for_noise(wildcards) -> str:
+    """The validation report of a run whose noise is measured; a table of noise that is not whole is made anew."""
+    if experiment_of(wildcards.experiment).noise is None:
+        raise SystemExit(f"config/{wildcards.experiment}.yaml: has no section noise, so none is measured")
+    table = Path(f"results/{wildcards.experiment}/{wildcards.run}.noise.csv")
+    if looks_at_results() and table.exists() and (found := change_since(record_of_run(table), "noise")):
+        make_anew(table, found)
+    return expand(pattern_of(rules.validate.output.report), **wildcards)[0]
+
+
+def noise_devices_of(wildcards) -> set[str]:
+    """The devices that a run's model is asked for on: where it was generated, and where its noise is measured."""
+    device = run_of(wildcards).config.model.device
+    return {device, experiment_of(wildcards.experiment).noise.device or device}
+
+
+def noise_of(experiment: str) -> list[str]:
+    """The tables of noise of all runs, of an experiment that asks for them."""
+    asked = experiment_of(experiment).noise is not None
+    return of_all_runs(rules.noise.output.table, experiment) if asked else []
+
+
 def make_anew(path: Path, reason: str) -> None:
     """Have Snakemake make a file anew, as one named after --forcerun; `onstart` says why."""
     NOT_WHOLE[str(path)] = reason
@@ -215,7 +237,7 @@ def missing_targets(experiment: str) -> list[str]:
     folder = Path("results", experiment)
     of_runs = [folder / f"{run}.{end}" for run in runs_of(experiment) for end in ("json.gz", "divergence.csv")]
     of_all = [Path(path) for path in pages_of(SimpleNamespace(experiment=experiment))]
-    wanted = [*of_runs, *of_all, folder / "summary.csv"]
+    wanted = [*of_runs, *map(Path, noise_of(experiment)), *of_all, folder / "summary.csv"]
     return [str(path.relative_to(folder)) for path in wanted if not path.exists()]
 
 

@@ -14,6 +14,7 @@ rule summarize:
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         results=results_of,
+        noise=lambda wildcards: noise_of(wildcards.experiment),
         validations=lambda wildcards: of_all_runs(rules.validate.output.report, wildcards.experiment),
         pages=pages_of,
     output:

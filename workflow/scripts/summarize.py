@@ -18,8 +18,9 @@ if __name__ == "__main__":
             from horizons.store.files import fingerprint, write_text
             from horizons.store.tables import write_table
 
-        tables, results, candidates, pages = (
-            [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates", "pages")
+        tables, results, candidates, noise, pages = (
+            [Path(path) for path in snakemake.input[name]]
+            for name in ("tables", "results", "candidates", "noise", "pages")
         )
         summary_file, experiment_file, readable, provenance, seal = (
             Path(snakemake.output[name]) for name in ("summary", "experiment", "readable", "provenance", "seal")
@@ -27,8 +28,8 @@ if __name__ == "__main__":
         source = f"config/{snakemake.wildcards.experiment}.yaml"
         experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
         require_recorded(results, expand_runs(experiment), source)
-        made_of = check_inputs([*tables, *results, *candidates]) | {page: fingerprint(page) for page in pages}
-        summary = summarize(tables, snakemake.params.points, results, candidates, snakemake.threads)
+        made_of = check_inputs([*tables, *results, *candidates, *noise]) | {page: fingerprint(page) for page in pages}
+        summary = summarize(tables, snakemake.params.points, results, candidates, snakemake.threads, noise)
         write_table(summary, summary_file)
         write_text(experiment_file, snakemake.params.experiment)
         write_text(readable, table_page("Summary", readable_summary(summary)))

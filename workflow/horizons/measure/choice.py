@@ -33,3 +33,14 @@ def choice_margin_of_probabilities(
     without = choice_margin(log_p, token_ids, mask_token_id)
     asked = (token_ids[:, :2] == mask_token_id).any(-1) if mask_token_id is not None else torch.zeros_like(margin) > 0
     return torch.where(asked, without, margin.double())
+
+
+def lead_of(logits: torch.Tensor, token_ids: torch.Tensor, mask_token_id: int) -> torch.Tensor:
+    """By how much the logits of tokens (n,) are above all others' but the mask token's: (n, vocab_size) -> (n,).
+
+    In float64; negative where another is larger. It is the margin of a choice for the token that is chosen.
+    """
+    logits = logits.double()
+    at_mask = torch.full_like(token_ids, mask_token_id)
+    others = logits.scatter(1, torch.stack([token_ids, at_mask], 1), -torch.inf).amax(1)
+    return logits.gather(1, token_ids[:, None]).squeeze(1) - others

@@ -16,6 +16,7 @@ from horizons.errors import UserError
 from horizons.generation import Generation
 from horizons.progress import progress
 from horizons.report.coherence import Coherence, coherence_of, coherence_sums
+from horizons.report.floor import FLOORS, read_floor
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
@@ -40,20 +41,24 @@ def summarize(
     results_files: Iterable[Path],
     candidates_files: Iterable[Path],
     processes: int = 1,
+    noise_files: Iterable[Path] = (),
 ) -> pd.DataFrame:
     """One row for each run and horizon that it records, also where no sample has an entry there.
 
-    `table_files` are the divergence tables of all runs, in the order of their results and candidates, `points` the
-    swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
-    horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left out), score (mean
-    task score of the run, empty without labels), forward_passes_mean (of a sample of the run), tokens_per_pass (tokens
-    the run committed for each), near_ties (of the run, see `count_near_ties`), perplexity, bits_per_byte (of the whole
-    text, at horizon 1), the information and incoherence of `Coherence` with their intervals, then for each number
-    `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
-    (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
-    run do not belong together.
+    `table_files` are the divergence tables of all runs, in the order of their results, candidates and, where it was
+    measured, noise, `points` the swept values of each run by its number; so many `processes` read them at once.
+    Columns: run, the swept keys, horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond
+    it, left out), score (mean task score of the run, empty without labels), forward_passes_mean (of a sample of the
+    run), tokens_per_pass (tokens the run committed for each), near_ties (of the run, see `count_near_ties`),
+    perplexity, bits_per_byte (of the whole text, at horizon 1), the information and incoherence of `Coherence` with
+    their intervals, then for each number `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many
+    are), `_mean_low` and `_mean_high` (95 % interval of the mean) and `_effective_samples` (see `effective_samples`),
+    and where noise was measured, for those of FLOORS, `_floor`, the mean of how far an entry is from itself. Raises
+    UserError where files of a run do not belong together.
     """
     runs = list(zip(table_files, results_files, candidates_files, strict=True))
+    if noise := list(noise_files):
+        runs = [(*run, path) for run, path in zip(runs, noise, strict=True)]
     count = min(processes * SHARES, len(runs))
     shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), count)]
     with ExitStack() as stack:
@@ -69,16 +74,16 @@ def summarize(
 
 
 def summarize_runs(runs: Sequence[Sequence[Path]], points: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of some runs, each given as the paths of its table, results and candidates."""
+    """The rows of some runs, each given as the paths of its table, results, candidates and, if there is one, noise."""
     rows = []
-    with open_tables(table for table, _, _ in runs) as tables:
-        for table, (_, results_file, candidates_file) in zip(tables, runs, strict=True):
-            rows += summarize_run(table, points[table.run], results_file, candidates_file)
+    with open_tables(table for table, *_ in runs) as tables:
+        for table, (_, *others) in zip(tables, runs, strict=True):
+            rows += summarize_run(table, points[table.run], *others)
     return rows
 
 
 def summarize_run(
-    table: Table, point: Mapping[str, Any], results_file: Path, candidates_file: Path
+    table: Table, point: Mapping[str, Any], results_file: Path, candidates_file: Path, noise_file: Path | None = None
 ) -> list[dict[str, Any]]:
     """The rows of one run, see `summarize`."""
     numbers = {column_of(table, name): number for name, number in NUMBERS.items()}
@@ -91,7 +96,8 @@ def summarize_run(
     asked = Generation.model_validate(results["config"]["generation"]).shows_coherence and "entropy" in table
     sums = coherence_sums(table) if asked else None
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
-    near_ties = count_near_ties(keys, margins, results, table.run)
+    floor = read_floor(noise_file) if noise_file is not None else {}
+    near_ties = count_near_ties(keys, margins, results, table.run, floor.get(1, {}).get("margin_max"))
     rows, kept = {}, {}
     for horizon in recorded_horizons(results, keys["horizon"]):
         at_horizon = keys["horizon"] == horizon
@@ -120,6 +126,8 @@ def summarize_run(
                     known=horizon == 1 and numbers[name].at_final is not None,
                 )
                 rows[horizon] |= {f"{name}_{part}": value for part, value in found.items()}
+                if floor and (number := numbers[name].name) in FLOORS:
+                    rows[horizon][f"{number}_floor"] = floor.get(horizon, {}).get(f"{number}_mean")
                 if name == "surprisal":
                     rows[horizon]["perplexity"] = perplexity(values[entries])
                     if horizon == 1:
@@ -165,19 +173,24 @@ def speed_and_size(outputs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, floa
 
 
 def count_near_ties(
-    entries: Mapping[str, np.ndarray], margins: np.ndarray, results: Mapping[str, Any], run: str
+    entries: Mapping[str, np.ndarray],
+    margins: np.ndarray,
+    results: Mapping[str, Any],
+    run: str,
+    measured: float | None = None,
 ) -> int | None:
     """How many tokens of a run, up to the end of the text, another machine or batch size may decide otherwise.
 
-    Those are the final predictions whose margin is below TYPICAL_NOISE: `margins` (num_finals,), in entry order, are
-    the differences of the two largest logits but the mask token's, which can't be chosen. `entries` are the columns
-    horizon and after_eos of its table. None where tokens were drawn or guided, for then the margin of the saved logits
-    is not what decided, and where they were given. Raises UserError.
+    Those are the final predictions whose margin is below the noise: the largest difference that was `measured` between
+    margins of the same prediction, or TYPICAL_NOISE where none was measured, or none differed. `margins`
+    (num_finals,), in entry order, are the differences of the two largest logits but the mask token's, which can't be
+    chosen. `entries` are the columns horizon and after_eos of its table. None where tokens were drawn or guided, for
+    then the margin of the saved logits is not what decided, and where they were given. Raises UserError.
     """
     generation = results["config"]["generation"]
     if generation["temperature"] > 0 or generation["cfg_scale"] > 0 or generation.get("tokens") == "given":
         return None
-    noise = TYPICAL_NOISE[results["environment"]["model"]["dtype"]]
+    noise = measured or TYPICAL_NOISE[results["environment"]["model"]["dtype"]]
     beyond = entries["after_eos"][entries["horizon"] == 1]
     if len(beyond) != len(margins):
         raise UserError(

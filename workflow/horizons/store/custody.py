@@ -14,7 +14,6 @@ from horizons.columns import MATHS_VERSION
 from horizons.errors import UserError, first_line
 from horizons.store.files import fingerprint, write_text
 
-RECORD_SUFFIX = ".divergence.json"  # of the record beside the table and the candidates of a run
 SEAL = "summary.json"  # the record beside the summary of an experiment
 # Endings of what need not be there any more when a table is made.
 CAN_BE_MOVED_AWAY = ("json.gz", "safetensors", "metadata.json", "validation.json")
@@ -63,13 +62,18 @@ def read_record(path: Path, stage: str) -> Record:
     return Record(path, content["made"], content["made_of"])
 
 
+def stage_of(path: Path) -> str:
+    """The stage whose record speaks of a file of a run: `noise` of what it made, `divergence` of all else."""
+    return "noise" if path.name.partition(".")[2].startswith("noise.") else "divergence"
+
+
 def record_of_run(path: Path) -> Path:
-    """The record of the run that a file beside it belongs to: `00000.divergence.json`."""
-    return path.with_name(path.name.partition(".")[0] + RECORD_SUFFIX)
+    """The record beside a file of a run that speaks of it: `00000.divergence.json`."""
+    return path.with_name(f"{path.name.partition('.')[0]}.{stage_of(path)}.json")
 
 
 def check_inputs(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
-    """Check that tables, candidates and results of runs are those that their divergence stages wrote and read.
+    """Check that tables, candidates, results and noise of runs are those that their stages wrote and read.
 
     Gives the fingerprint of each. Raises UserError for the first that is not, or that no record speaks of.
     """
@@ -78,7 +82,7 @@ def check_inputs(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
     for path in paths:
         where = record_of_run(path)
         if where not in records:
-            records[where] = read_record(where, "divergence")
+            records[where] = read_record(where, stage_of(path))
         made = path.name in records[where].made
         remedy = f"remove {path.name if made else where.name} and run again"
         found[path] = check_file(path, records[where].files.get(path), where, remedy)

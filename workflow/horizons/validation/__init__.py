@@ -110,7 +110,7 @@ def _folder_problems(results_file: Path) -> list[str]:
             sibling(results_file, path.name)
         except UserError as error:
             problems.append(str(error))
-    others = (".validation.json", ".validation.failed.json", ".candidates.json.gz", ".divergence.json")
+    others = (".validation.json", ".validation.failed.json", ".candidates.json.gz", ".divergence.json", ".noise.json")
     ours = {path.name for path in triple} | {run + suffix for suffix in others}
     if results_file.parent.is_dir():
         for path in sorted(results_file.parent.iterdir()):
