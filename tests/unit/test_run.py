@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+import horizons
 from generation import small_run
 from horizons import run as run_module
 from horizons.environment import describe_environment
@@ -83,6 +84,23 @@ def test_what_is_kept_instead_of_logits_is_gone_on_with_too(tmp_path, monkeypatc
     generate_run(small_run(capture), tmp_path / "b" / "00000.json.gz")
     assert sum(map(len, decoded)) == 3
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_the_source_of_the_prompts_and_the_rule_of_their_scores_are_recorded(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    source = {"dataset": "me/names", "revision": "c0ffee"}
+    message = {"role": "user", "content": "Copy the line: Karl Hana Dora"}
+    prompt = {"id": "a", "messages": [message], "label": "Hana", "score": "contains"}
+    path.write_text(f"{json.dumps({'source': source})}\n{json.dumps(prompt)}\n")
+    run = small_run()
+    config = run.config.model_copy(update={"dataset": run.config.dataset.model_copy(update={"path": str(path)})})
+    generate_run(run._replace(config=config), tmp_path / "00000.json.gz")
+    results = read_results(tmp_path / "00000.json.gz")
+    assert results["environment"]["prompts"] == source
+    assert results["environment"]["packages"]["horizons"] == horizons.__version__
+    [output] = results["outputs"]
+    assert (output["scored_by"], output["score"]) == ("contains", float("Hana" in output["output"]))
+    assert validate_triple(tmp_path / "00000.json.gz") == []
 
 
 def test_a_line_of_the_journal_that_was_cut_off_is_done_again(tmp_path, monkeypatch, unbroken):

@@ -146,6 +146,14 @@ class Generation(Section):
         return self.block_length == 1 and one_a_timestep
 
     @property
+    def shows_coherence(self) -> bool:
+        """Whether a text is drawn from the model's own predictions, one token after the other, so that early and late
+        ones can be held against each other; see `horizons.report.coherence`.
+        """
+        drawn = self.tokens == "generated" and self.temperature == 1 and self.cfg_scale == 0
+        return drawn and self.is_left_to_right and not self.stop_at_eos and self.save_logits
+
+    @property
     def timesteps(self) -> int:
         """The most timesteps of a sample; `threshold` and `factor` may need fewer. A replay has those of its trace."""
         return self.steps or self.max_tokens

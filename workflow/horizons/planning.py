@@ -98,8 +98,12 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
         runs.append(plan_run(run, last - first, size, dtype))
         if run.shard == 0:
             shards_needed.append(_shards_needed(run, samples, size, dtype))
-    of_all = STAGES_OF_ALL + shares_prompts(expanded) + compares_speed(expanded)
-    jobs = STAGES_OF_A_RUN * len(runs) + of_all if saving else len(runs)
+    compared = shares_prompts(expanded)
+    of_all = STAGES_OF_ALL + compared + compares_speed(expanded)
+    of_all += any(run.config.shows_coherence for run in expanded)
+    # The tables of runs, the summary and the comparison.
+    as_parquet = len(runs) + 1 + compared if experiment.tables == "parquet" else 0
+    jobs = STAGES_OF_A_RUN * len(runs) + of_all + as_parquet if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 

@@ -28,10 +28,10 @@ from horizons.keep import Keep, keep_of
 from horizons.memory import hold_freed_memory
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
-from horizons.prompts import Prompt, load_prompts, require_tokens
+from horizons.prompts import Prompt, load_prompts, require_tokens, source_of
 from horizons.requests import Asked, ask
 from horizons.schedule import check_blocks, check_canvas, most_entries
-from horizons.scoring import score
+from horizons.scoring import rule_of, score
 from horizons.store.background import Background
 from horizons.store.files import run_paths, temporary_path, write_results
 from horizons.store.identity import IDENTITY, finished
@@ -103,6 +103,8 @@ def prepare(run: Run) -> Job:
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
     environment = describe_environment(model.device) | {"model": model.provenance}
+    if source := source_of(config.dataset):
+        environment["prompts"] = source
     batch_size = batch_size_of(config.generation, model, asked.requests)
     if config.generation.batch_size == AUTO:
         environment["batch_size"] = batch_size
@@ -296,5 +298,6 @@ def _output(job: Job, record: Mapping[str, Any], sample: int) -> dict[str, Any]:
         output["replay"] = {key: value for key, value in record["replay"].items() if key not in left_out}
     if prompt.label is not None:
         output["label"] = prompt.label
-        output["score"] = score(prompt.task, output["output"], prompt.label)
+        output |= {} if prompt.score is None else {"scored_by": prompt.score}
+        output["score"] = score(rule_of(prompt.task, prompt.score), output["output"], prompt.label)
     return output
