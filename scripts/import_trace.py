@@ -10,7 +10,6 @@ with the prompt, each as a forward pass left it: `.pt` (a tensor, or a list of t
 
 import argparse
 import json
-import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from horizons.errors import UserError, first_line
+from horizons.store.pt import load_plain
 from horizons.store.streams import read_outputs
 from horizons.strict_json import shorten
 
@@ -101,7 +101,7 @@ def _line_of_output(output: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def read_canvases(path: Path, key: str | None) -> torch.Tensor:
     """The canvases of a file, token ids (passes, batch, length) int64. Raises UserError."""
-    readers = {".pt": _read_pt, ".npy": _read_npy, ".safetensors": _read_safetensors}
+    readers = {".pt": load_plain, ".npy": _read_npy, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise UserError(f"{path}: must be a run (.json.gz) or canvases in {', '.join(readers)}")
     try:
@@ -119,17 +119,6 @@ def read_canvases(path: Path, key: str | None) -> torch.Tensor:
         shape = shorten(tuple(canvases.shape))
         raise UserError(f"{path}: has the shape {shape}; it must be (passes, length) or (passes, batch, length)")
     return canvases.long()
-
-
-def _read_pt(path: Path) -> Any:  # noqa: ANN401, what a pickle can hold
-    # A pickle can run anything; weights_only lets nothing but tensors and plain values through.
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path}: not loaded, for it holds more than tensors and plain values, or is damaged; save the canvases "
-            "alone, such as torch.save(output.history, file)"
-        ) from error
 
 
 def _read_npy(path: Path) -> torch.Tensor:
