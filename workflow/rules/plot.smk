@@ -2,7 +2,8 @@
 
 Input: the tables of all its runs, the texts of their tokens, and the style file. Output: each figure as PNG and SVG.
 What asks about the next positions is drawn where all runs are left to right; any other experiment has the order of its
-commits instead. Where runs differ in speed, `speed` sets the score against it.
+commits instead. Where runs differ in speed, `speed` sets the score against it; where texts were drawn from the model
+itself, `coherence` shows whether its predictions agree with each other.
 """
 
 # Figures by name, each with the question that it answers.
@@ -14,6 +15,7 @@ FIGURES = {
     "confidence_over_time": "5. How does the model become sure of a token?",
     "calibration": "6. Is a confident early prediction right?",
     "trellis": "7. What was predicted for each position, and when?",
+    "surprisal_by_horizon": "11. What would a prediction have paid for the committed token?",
 }
 ANY_ORDER = {name: question for name, question in FIGURES.items() if name != "acceptance"}
 ANY_ORDER["commit_order"] = "9. In which order are positions committed?"
@@ -73,3 +75,23 @@ rule speed:
         points=lambda wildcards: points_of(wildcards.experiment),
     script:
         "../scripts/speed.py"
+
+
+rule coherence:
+    input:
+        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
+        style=local("workflow/report/horizons.mplstyle"),
+    output:
+        figure("coherence", "12. Do early and late predictions agree with each other?"),
+        svg="results/{experiment}/plots/coherence.svg",
+    log:
+        "logs/coherence/{experiment}.log",
+    benchmark:
+        "benchmarks/coherence/{experiment}.tsv"
+    conda:
+        "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: coherent_points_of(wildcards.experiment),
+    script:
+        "../scripts/coherence.py"

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from horizons.config import pool_seeds
+from horizons.report.coherence import coherence_by_point
 from horizons.report.figures.by_horizon import (
     acceptance,
     agreement_by_horizon,
@@ -29,6 +30,7 @@ from horizons.report.figures.data import commits_of, reduce_tables
 from horizons.report.figures.frame import BEFORE_COMMIT, POSITIONS_AHEAD, save, swept_lines
 from horizons.report.figures.glyphs import printable, use_fonts_for
 from horizons.report.figures.speed import looks_of, speed
+from horizons.report.figures.surprisal import coherence, surprisal_by_horizon
 from horizons.report.figures.trellis import choose_samples, trellis
 from horizons.report.labels import group_points, label_points, legend_of
 from horizons.report.tables import open_tables
@@ -78,6 +80,7 @@ def draw(
             ("agreement_by_horizon", agreement_by_horizon, (data.by_horizon, lines, names)),
             ("confidence_over_time", confidence_over_time, (data.by_horizon, lines)),
             ("calibration", calibration, (data.bins, panels, names)),
+            ("surprisal_by_horizon", surprisal_by_horizon, (data.by_horizon, lines, names)),
             ("trellis", trellis, (drawn, names)),
         ]
         for suffix in (".png", ".svg"):  # as an earlier config may have had it
@@ -103,6 +106,20 @@ def draw_comparison(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]]
         lines = lines.without(order[0])
         first = "".join(printable(label_points(pooled)[order[0]]))
         draw_all([("comparison", comparison, (table, first, lines))], folder, processes=1)
+
+
+def draw_coherence(
+    table_files: Iterable[Path], points: Mapping[str, Mapping[str, Any]], style: Path, folder: Path
+) -> None:
+    """Draw `coherence` into `folder`, as PNG and SVG, from the tables of the runs that show it."""
+    point_of = group_points(points)
+    with plt.style.context(style):
+        use_fonts_for(label_points(points).values())
+        with open_tables(table_files) as tables:
+            found = coherence_by_point([table for table in tables if table.run in points], point_of)
+        title, values = legend_of(points)
+        lines = swept_lines({point: values[point] for point in dict.fromkeys(point_of.values())}, title)
+        draw_all([("coherence", coherence, (found, lines))], folder, processes=1)
 
 
 def draw_all(figures: Sequence[NamedFigure], folder: Path, processes: int) -> None:

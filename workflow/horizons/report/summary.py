@@ -1,8 +1,9 @@
 """From the tables of an experiment's runs to one summary: statistics of each run and horizon."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pandas as pd
 
 from horizons.columns import NUMBERS
 from horizons.errors import UserError
+from horizons.generation import Generation
+from horizons.progress import progress
 from horizons.report.audits import COLUMNS, COUNTS, summarize_audits
-from horizons.report.coherence import Coherence, coherence_of, coherence_sums, is_asked
+from horizons.report.coherence import Coherence, coherence_of, coherence_sums
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
@@ -26,6 +29,8 @@ from horizons.store.tables import column_of
 # its logits go up to 20), rounded up. No bound: on random canvases 0.000085 was measured in float32 and 1.6 in
 # bfloat16. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
 TYPICAL_NOISE = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
+
+SHARES = 20  # in which each process takes its runs, so that it can be said how far they are
 
 KEYS = ["sample_idx", "horizon", "after_eos"]
 
@@ -50,13 +55,16 @@ def summarize(
     `_effective_samples` (see `effective_samples`). Raises UserError where files of a run do not belong together.
     """
     runs = list(zip(table_files, results_files, candidates_files, strict=True))
-    shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), min(processes, len(runs)))]
-    if len(shares) == 1:
-        found = [summarize_runs(runs, points)]
-    else:
-        with ProcessPoolExecutor(len(shares), get_context("fork")) as pool:
-            found = list(pool.map(summarize_runs, shares, itertools.repeat(points)))
-    summary = pd.DataFrame(list(itertools.chain.from_iterable(found)))
+    count = min(processes * SHARES, len(runs))
+    shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), count)]
+    with ExitStack() as stack:
+        apply: Callable[..., Iterable[list[dict[str, Any]]]] = map
+        if processes > 1 and len(runs) > 1:
+            pool = ProcessPoolExecutor(min(processes, len(runs)), get_context("fork"))
+            apply = stack.enter_context(pool).map
+        found = zip(shares, apply(summarize_runs, shares, itertools.repeat(points)), strict=True)
+        watched = progress(found, "summarize", "run", len(runs), lambda each: len(each[0]))
+        summary = pd.DataFrame([row for _, rows in watched for row in rows])
     whole = [name for name in summary if name in ("near_ties", *COUNTS) or name.endswith("_effective_samples")]
     return summary.astype(dict.fromkeys(whole, "Int64"))
 
@@ -80,7 +88,9 @@ def summarize_run(
     keys = {name: columns.pop(name) for name in KEYS}
     results = read_about(results_file)
     speed_of_run, size = speed_and_size(read_outputs(results_file))
-    sums = coherence_sums(table) if is_asked(results["config"]["generation"], "entropy" not in table) else None
+    # Nothing follows from lower bounds.
+    asked = Generation.model_validate(results["config"]["generation"]).shows_coherence and "entropy" in table
+    sums = coherence_sums(table) if asked else None
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
     audit = _describe_audit(results, results_file)
