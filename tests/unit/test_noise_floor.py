@@ -11,10 +11,12 @@ import torch
 from generation import MadeUpModel, small_run
 from horizons import noise_floor
 from horizons.config import Noise, expand_runs, parse_experiment
+from horizons.decode.batches import batches_by_length
 from horizons.decode.loop import Request
 from horizons.errors import UserError
 from horizons.models import load_model
 from horizons.noise_floor import (
+    BATCHES,
     Rows,
     compare_entries,
     compute,
@@ -105,14 +107,17 @@ def test_a_margin_that_changes_its_sign_has_changed_by_both_sides_and_the_mask_t
     assert compare_entries(first, impossible, 0)["kl"].item() == math.inf
 
 
-def test_samples_are_drawn_by_the_seed_from_as_few_batches_as_hold_them():
-    requests = [Request(sample, f"q{sample}", [1] * (1 + sample % 7), sample) for sample in range(40)]
-    for count, seed in itertools.product((1, 8, 9, 99), (0, 1)):
+def test_samples_are_drawn_by_the_seed_with_those_that_shared_a_batch_with_them():
+    requests = [Request(sample, f"q{sample}", [1] * (1 + sample % 7), sample) for sample in range(60)]
+    batches = [[request.sample for request in batch] for batch in batches_by_length(requests, 8)]
+    for count, seed in itertools.product((1, 8, 40, 99), range(5)):
         drawn = draw(requests, 8, count, seed)
         assert drawn == draw(requests, 8, count, seed)
-        assert len(drawn.samples) == min(count, 40)
-        assert len(drawn.company) == 8 * math.ceil(len(drawn.samples) / 8)
+        assert len(drawn.samples) == min(count, 60)
         assert {request.sample for request in drawn.alone} == drawn.samples
+        again = [[request.sample for request in batch] for batch in batches_by_length(drawn.company, 8)]
+        assert again == [batch for batch in batches if drawn.samples & {*batch}]
+        assert len(again) <= max(BATCHES, math.ceil(count / 8) + 1)
     assert draw(requests, 8, 8, 0) != draw(requests, 8, 8, 1)
 
 

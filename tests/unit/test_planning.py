@@ -88,6 +88,8 @@ def test_runs_are_the_sweep_times_the_shards_and_samples_are_shared_out(tmp_path
     assert plan.jobs == 3 * 8 + 4  # plot, explorer, compare and summarize, for the points share prompts
     columnar = plan_experiment(experiment(tmp_path, prompts=5, sweep=sweep, shards=2, tables="parquet"))
     assert columnar.jobs == plan.jobs + 8 + 2  # each run, the summary and the comparison
+    noisy = plan_experiment(experiment(tmp_path, prompts=5, sweep=sweep, shards=2, noise={"samples": 2}))
+    assert noisy.jobs == plan.jobs + 8
     without = plan_experiment(experiment(tmp_path, generation={"save_logits": False}, shards=5))
     assert (without.jobs, without.entries, without.total_bytes) == (5, 0, 0)
 

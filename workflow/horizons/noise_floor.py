@@ -31,6 +31,9 @@ from horizons.store.streams import read_about, read_outputs
 from horizons.store.tables import write_table
 
 NUMBERS = ("kl", "js", "margin")
+# That the samples come from, where there are as many: padding, which differs from batch to batch, makes most of the
+# noise on a CPU.
+BATCHES = 4
 
 _Key = tuple[int, int, int]  # of an entry: sample, position, horizon
 
@@ -104,21 +107,20 @@ def read_requests(results_file: Path, seed: int) -> Iterable[Request]:
 
 
 def draw(requests: Sequence[Request], batch_size: int, count: int, seed: int) -> Drawn:
-    """At least `count` samples where there are as many, from as few batches as hold them, both drawn at random.
+    """So many samples, or all where there are fewer, of BATCHES batches or as many as hold them, all drawn at random.
 
     The company is whole batches, so that each sample is computed again in the batch that it was in.
     """
     generator = random.Random(seed)
     batches = batches_by_length(requests, batch_size)
-    samples: set[int] = set()
-    company: set[int] = set()
-    for batch in generator.sample(batches, len(batches)):
-        if len(samples) >= count:
+    members: list[int] = []
+    for number, batch in enumerate(generator.sample(batches, len(batches))):
+        if number >= BATCHES and len(members) >= count:
             break
-        members = [request.sample for request in batch]
-        samples.update(generator.sample(members, min(count - len(samples), len(members))))
-        company.update(members)
-    return Drawn(frozenset(samples), [request for request in requests if request.sample in company])
+        members += [request.sample for request in batch]
+    samples = frozenset(generator.sample(members, min(count, len(members))))
+    together = [batch for batch in batches if any(request.sample in samples for request in batch)]
+    return Drawn(samples, [request for batch in together for request in batch])
 
 
 def with_steps(drawn: Drawn, results_file: Path) -> Drawn:
