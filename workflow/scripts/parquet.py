@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from horizons.loading import loading
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        from horizons.report.tables import open_tables
-        from horizons.store.custody import check_inputs
+        with loading():
+            from horizons.report.tables import open_tables
+            from horizons.store.custody import check_inputs
 
         path = Path(snakemake.input.table)
         if snakemake.input.get("record"):

@@ -7,6 +7,8 @@ from horizons.decode.choose import choose
 from horizons.decode.loop import Audit, Batch, Decoded, OnCommits, Request
 from horizons.errors import UserError
 from horizons.models.base import MaskedModel
+from horizons.models.session import tail_length
+from horizons.models.transfer import upload
 
 
 @torch.inference_mode()
@@ -61,12 +63,12 @@ class _Replay(Batch):
         candidates = of_policy | (token_at[rows, positions] >= 0)
         rows, positions, of_policy = rows[candidates], positions[candidates], of_policy[candidates]
         scores = self._scores(logits, candidates, rows, positions)
-        tokens = choose(scores, 0.0, self.model.mask_token_id, rows, self.generators)
+        tokens = choose(scores, 0.0, self.model.mask_token_id, None)
         scripted = token_at[rows, positions]
         self._note_positions(timestep, rows, positions, scores, tokens, of_policy, scripted)
         kept = (scripted >= 0).nonzero().squeeze(1)
-        rows, positions, scripted = rows[kept], positions[kept], scripted[kept].to(scores.device)
-        on_device = kept.to(scores.device)
+        rows, positions, scripted = rows[kept], positions[kept], upload(scripted[kept], scores.device)
+        on_device = upload(kept, scores.device)
         scores, tokens = scores[on_device], tokens[on_device]
         gaps = (scores.gather(1, tokens[:, None]) - scores.gather(1, scripted[:, None])).squeeze(1).float()
         samples = [self.requests[row].sample for row in rows.tolist()]
@@ -86,14 +88,25 @@ class _Replay(Batch):
         """Note for which samples the policy would have committed other positions than the trace does."""
         if self.settings.policy is None:
             return
-        on_device = of_policy.nonzero().squeeze(1).to(scores.device)
+        on_device = upload(of_policy.nonzero().squeeze(1), scores.device)
         chosen = self._policy_choice(
             timestep, rows[of_policy], positions[of_policy], scores[on_device], tokens[on_device]
         )
         would = torch.zeros(len(rows), dtype=torch.bool)
         would[of_policy] = True if chosen is None else chosen
-        for row in rows[would != (scripted >= 0)].unique().tolist():
+        differs = (would != (scripted >= 0)) & ~self._in_cut_block()[rows]
+        for row in rows[differs].unique().tolist():
             self.audits[self.requests[row].sample].other_positions.append(timestep)
+
+    def _in_cut_block(self) -> torch.Tensor:
+        """Which rows, (batch,) bool, are in a block that goes on beyond max_tokens.
+
+        Its decoder may have committed positions there, of which the trace says nothing.
+        """
+        size, most = self.session.block_size, self.settings.max_tokens
+        is_cut = [tail_length(len(request.prompt_ids) + most, size) > 0 for request in self.requests]
+        is_last = (self.session.reachable(self.masked) == self.masked).all(1)
+        return torch.tensor(is_cut) & is_last
 
     def _finished(self, timesteps: int) -> torch.Tensor:
         return torch.tensor([timesteps >= len(request.steps or []) for request in self.requests])

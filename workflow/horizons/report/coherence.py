@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from horizons.report.intervals import mean_interval
+from horizons.report.intervals import effective_samples, mean_interval
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table
 
@@ -30,6 +30,7 @@ class Coherence(NamedTuple):
     incoherence: float
     incoherence_low: float
     incoherence_high: float
+    incoherence_effective_samples: float  # see `effective_samples`
 
 
 def coherence_sums(table: Table) -> dict[str, np.ndarray]:
@@ -67,10 +68,11 @@ def coherence_of(sums: Mapping[str, np.ndarray], horizon: int) -> Coherence | No
     low, high = mean_interval(information, counts)
     found = [float(information.sum() / counts.sum()), float(low), float(high)]
     if not np.isfinite(divergence).all():
-        return Coherence(*found, np.inf, np.nan, np.nan)
+        return Coherence(*found, np.inf, np.nan, np.nan, np.nan)
     excess = divergence - information
     low, high = mean_interval(excess, counts)
-    return Coherence(*found, float(excess.sum() / counts.sum()), float(low), float(high))
+    effective = int(effective_samples(excess, counts))
+    return Coherence(*found, float(excess.sum() / counts.sum()), float(low), float(high), effective)
 
 
 def coherence_by_point(tables: Iterable[Table], point_of: Mapping[str, str]) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """From the tables of an experiment's runs to one summary: statistics of each run and horizon."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pandas as pd
 from horizons.columns import NUMBERS
 from horizons.errors import UserError
 from horizons.generation import Generation
+from horizons.progress import progress
+from horizons.report.audits import COLUMNS, COUNTS, summarize_audits
 from horizons.report.coherence import Coherence, coherence_of, coherence_sums
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
@@ -26,6 +29,8 @@ from horizons.store.tables import column_of
 # its logits go up to 20), rounded up. No bound: on random canvases 0.000085 was measured in float32 and 1.6 in
 # bfloat16. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
 TYPICAL_NOISE = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
+
+SHARES = 20  # in which each process takes its runs, so that it can be said how far they are
 
 KEYS = ["sample_idx", "horizon", "after_eos"]
 
@@ -43,21 +48,24 @@ def summarize(
     swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
     horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left out), score (mean
     task score of the run, empty without labels), forward_passes_mean (of a sample of the run), tokens_per_pass (tokens
-    the run committed for each), near_ties (of the run, see `count_near_ties`), perplexity, bits_per_byte (of the whole
-    text, at horizon 1), the information and incoherence of `Coherence` with their intervals, then for each number
-    `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
-    (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
-    run do not belong together.
+    the run committed for each), near_ties (of the run, see `count_near_ties`), other_tokens and the like (of a replay,
+    see `summarize_audits`), perplexity, bits_per_byte (of the whole text, at horizon 1), the information and
+    incoherence of `Coherence` with their intervals, then for each number `_mean`, `_std` (population), `_median`,
+    `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high` (95 % interval of the mean) and
+    `_effective_samples` (see `effective_samples`). Raises UserError where files of a run do not belong together.
     """
     runs = list(zip(table_files, results_files, candidates_files, strict=True))
-    shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), min(processes, len(runs)))]
-    if len(shares) == 1:
-        found = [summarize_runs(runs, points)]
-    else:
-        with ProcessPoolExecutor(len(shares), get_context("fork")) as pool:
-            found = list(pool.map(summarize_runs, shares, itertools.repeat(points)))
-    summary = pd.DataFrame(list(itertools.chain.from_iterable(found)))
-    whole = [name for name in summary if name == "near_ties" or name.endswith("_effective_samples")]
+    count = min(processes * SHARES, len(runs))
+    shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), count)]
+    with ExitStack() as stack:
+        apply: Callable[..., Iterable[list[dict[str, Any]]]] = map
+        if processes > 1 and len(runs) > 1:
+            pool = ProcessPoolExecutor(min(processes, len(runs)), get_context("fork"))
+            apply = stack.enter_context(pool).map
+        found = zip(shares, apply(summarize_runs, shares, itertools.repeat(points)), strict=True)
+        watched = progress(found, "summarize", "run", len(runs), lambda each: len(each[0]))
+        summary = pd.DataFrame([row for _, rows in watched for row in rows])
+    whole = [name for name in summary if name in ("near_ties", *COUNTS) or name.endswith("_effective_samples")]
     return summary.astype(dict.fromkeys(whole, "Int64"))
 
 
@@ -85,6 +93,7 @@ def summarize_run(
     sums = coherence_sums(table) if asked else None
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
+    audit = _describe_audit(results, results_file)
     rows, kept = {}, {}
     for horizon in recorded_horizons(results, keys["horizon"]):
         at_horizon = keys["horizon"] == horizon
@@ -99,6 +108,7 @@ def summarize_run(
             "score": results["metrics"]["score"],
             **speed_of_run,
             "near_ties": near_ties,
+            **audit,
             "perplexity": None,
             "bits_per_byte": None,
             **_describe_coherence(sums, horizon),
@@ -123,6 +133,15 @@ def summarize_run(
 def _describe_coherence(sums: Mapping[str, np.ndarray] | None, horizon: int) -> dict[str, float | None]:
     found = None if sums is None or horizon == 1 else coherence_of(sums, horizon)
     return dict.fromkeys(Coherence._fields) if found is None else found._asdict()
+
+
+def _describe_audit(results: Mapping[str, Any], results_file: Path) -> dict[str, int | str | None]:
+    """What `summarize_audits` says of a replay, near ties being those within the noise of its logits, guided or not."""
+    generation = results["config"]["generation"]
+    if generation.get("tokens") != "replay":
+        return dict.fromkeys(COLUMNS)
+    noise = TYPICAL_NOISE[results["environment"]["model"]["dtype"]]
+    return summarize_audits(read_outputs(results_file), noise * (1 + 2 * generation["cfg_scale"]))
 
 
 def recorded_horizons(results: Mapping[str, Any], found: np.ndarray) -> list[int]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from horizons.progress import progress
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table
 from horizons.store.tables import column_of
@@ -33,7 +34,7 @@ def reduce_tables(tables: Sequence[Table], point_of: Mapping[str, str]) -> Drawn
     """The tables of an experiment as its figures need them; `point_of` says as which point each run is drawn."""
     parts = {"by_horizon": [], "accepted": [], "bins": []}
     first = 0
-    for table in tables:
+    for table in progress(tables, "plot", "run", len(tables)):
         reduced = {
             "by_horizon": sums_by_horizon(table),
             "accepted": accepted_tokens(table),
