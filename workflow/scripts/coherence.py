@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from horizons.loading import loading
-from horizons.loading import loading
 from horizons.logs import stage_log
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from horizons.columns import NUMBERS
 from horizons.errors import UserError
 from horizons.generation import Generation
 from horizons.progress import progress
+from horizons.report.audits import COLUMNS, COUNTS, summarize_audits
 from horizons.report.coherence import Coherence, coherence_of, coherence_sums
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
@@ -47,11 +48,11 @@ def summarize(
     swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
     horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left out), score (mean
     task score of the run, empty without labels), forward_passes_mean (of a sample of the run), tokens_per_pass (tokens
-    the run committed for each), near_ties (of the run, see `count_near_ties`), perplexity, bits_per_byte (of the whole
-    text, at horizon 1), the information and incoherence of `Coherence` with their intervals, then for each number
-    `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
-    (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
-    run do not belong together.
+    the run committed for each), near_ties (of the run, see `count_near_ties`), other_tokens and the like (of a replay,
+    see `summarize_audits`), perplexity, bits_per_byte (of the whole text, at horizon 1), the information and
+    incoherence of `Coherence` with their intervals, then for each number `_mean`, `_std` (population), `_median`,
+    `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high` (95 % interval of the mean) and
+    `_effective_samples` (see `effective_samples`). Raises UserError where files of a run do not belong together.
     """
     runs = list(zip(table_files, results_files, candidates_files, strict=True))
     count = min(processes * SHARES, len(runs))
@@ -64,7 +65,7 @@ def summarize(
         found = zip(shares, apply(summarize_runs, shares, itertools.repeat(points)), strict=True)
         watched = progress(found, "summarize", "run", len(runs), lambda each: len(each[0]))
         summary = pd.DataFrame([row for _, rows in watched for row in rows])
-    whole = [name for name in summary if name == "near_ties" or name.endswith("_effective_samples")]
+    whole = [name for name in summary if name in ("near_ties", *COUNTS) or name.endswith("_effective_samples")]
     return summary.astype(dict.fromkeys(whole, "Int64"))
 
 
@@ -92,6 +93,7 @@ def summarize_run(
     sums = coherence_sums(table) if asked else None
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
+    audit = _describe_audit(results, results_file)
     rows, kept = {}, {}
     for horizon in recorded_horizons(results, keys["horizon"]):
         at_horizon = keys["horizon"] == horizon
@@ -106,6 +108,7 @@ def summarize_run(
             "score": results["metrics"]["score"],
             **speed_of_run,
             "near_ties": near_ties,
+            **audit,
             "perplexity": None,
             "bits_per_byte": None,
             **_describe_coherence(sums, horizon),
@@ -130,6 +133,15 @@ def summarize_run(
 def _describe_coherence(sums: Mapping[str, np.ndarray] | None, horizon: int) -> dict[str, float | None]:
     found = None if sums is None or horizon == 1 else coherence_of(sums, horizon)
     return dict.fromkeys(Coherence._fields) if found is None else found._asdict()
+
+
+def _describe_audit(results: Mapping[str, Any], results_file: Path) -> dict[str, int | str | None]:
+    """What `summarize_audits` says of a replay, near ties being those within the noise of its logits, guided or not."""
+    generation = results["config"]["generation"]
+    if generation.get("tokens") != "replay":
+        return dict.fromkeys(COLUMNS)
+    noise = TYPICAL_NOISE[results["environment"]["model"]["dtype"]]
+    return summarize_audits(read_outputs(results_file), noise * (1 + 2 * generation["cfg_scale"]))
 
 
 def recorded_horizons(results: Mapping[str, Any], found: np.ndarray) -> list[int]:
