@@ -76,6 +76,10 @@ class Divergence(Section):
         description="cpu, cuda or cuda:N; where the divergences of stored logits are computed.",
         pattern=r"^(cpu|cuda(:\d+)?)$",
     )
+    numbers: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="Your own numbers: renyi is numbers/renyi.py, anything ending in .py a path; see docs/numbers.md.",
+    )
 
 
 class Plots(Section):

@@ -5,13 +5,14 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from horizons.columns import table_columns
 from horizons.config import Run
 from horizons.decode.batches import check_lengths, decode_in_batches
 from horizons.decode.choose import sample_seed
@@ -24,6 +25,7 @@ from horizons.memory import hold_freed_memory
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.models.text import warn_of_unknown
+from horizons.numbers.own import load_numbers
 from horizons.prompts import Prompt, load_prompts
 from horizons.schedule import check_blocks, check_canvas, most_entries
 from horizons.scoring import score
@@ -52,16 +54,17 @@ class Job(NamedTuple):
     identity: dict[str, Any]  # ... and that part of it, of config and prompts, which decides the numbers
 
 
-def generate_run(run: Run, results_file: Path) -> None:
+def generate_run(run: Run, results_file: Path, numbers: Sequence[str] = ()) -> None:
     """Generate for the prompts of one run and write its files: the triple, or without save_logits the results alone.
 
+    `numbers` are a user's own, as `divergence.numbers` names them, which capture mode `statistics` measures here.
     Where an earlier job of the same run was killed, it goes on from the last finished batch, to the same bytes.
     Raises UserError for a config, prompt or checkpoint that can't be used, before anything is generated.
     """
     results_file.parent.mkdir(parents=True, exist_ok=True)
     with run_lock(results_file):
         hold_freed_memory()
-        job = prepare(run)
+        job = prepare(run, numbers)
         if finished(results_file, job.identity):
             logger.info("%s: is finished", results_file)
             for left_behind in (journal_path(results_file), temporary_path(run_paths(results_file)[0])):
@@ -80,9 +83,10 @@ def generate_run(run: Run, results_file: Path) -> None:
             journal.remove()
 
 
-def prepare(run: Run) -> Job:
+def prepare(run: Run, numbers: Sequence[str] = ()) -> Job:
     """Load what a run needs, and check that it can be generated. Raises UserError."""
     config = run.config
+    own = load_numbers(numbers, table_columns(bounded=False)) if config.capture.mode == "statistics" else []
     prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
     model = load_model(**config.model.model_dump())
     check_blocks(config.generation, model.block_size)
@@ -95,7 +99,7 @@ def prepare(run: Run) -> Job:
     max_tokens = config.generation.max_tokens
     check_lengths(requests, max_tokens, len(model.suffix_ids), model.context_length, model.block_size)
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
-    keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
+    keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype, own)
     environment = describe_environment(model.device) | {"model": model.provenance}
     asked = [[*prompt, request.prompt_ids] for prompt, request in zip(prompts, requests, strict=True)]
     identity = {
@@ -104,6 +108,7 @@ def prepare(run: Run) -> Job:
         "prompts": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
         "model": {key: model.provenance[key] for key in ("revision", "checksum", "family", "dtype")},
         "packages": {package: environment["packages"][package] for package in COMPUTING_PACKAGES},
+        **({"numbers": {number.name: number.sha256 for number in own}} if own else {}),
     }
     return Job(run, model, prompts, requests, keep, environment, identity)
 

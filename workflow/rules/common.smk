@@ -20,11 +20,12 @@ from horizons.config import (
 from horizons.errors import UserError
 from horizons.logs import INTERRUPTED
 from horizons.models.facts import checkpoint_files
+from horizons.numbers.own import changed_numbers, number_file, require_number_files
 from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
 from horizons.prompts import compares_speed, local_path, require_samples, shares_prompts
 from horizons.recorded import difference, same_runs
 from horizons.store.aside import set_aside
-from horizons.store.custody import SEAL, NoRecord, change_since, read_sealed, record_of_run
+from horizons.store.custody import SEAL, NoRecord, change_since, own_numbers, read_sealed, record_of_run
 
 CONFIG = Path("config")
 
@@ -55,6 +56,7 @@ def experiment_of(experiment: str) -> Experiment:
         if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
             require_samples(found, str(path))
             require_blocks(found, str(path))
+            require_number_files(found.divergence.numbers, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
     return found
@@ -111,7 +113,7 @@ def validation_of(wildcards) -> str:
     stem = f"results/{wildcards.experiment}/{wildcards.run}"
     table, validation = Path(f"{stem}.divergence.csv"), Path(f"{stem}.validation.json")
     if looks_at_results():
-        if table.exists() and (found := change_since(record_of_run(table), "divergence")):
+        if table.exists() and (found := change_of_table(table, experiment_of(wildcards.experiment))):
             make_anew(table, found)
         if validation.exists() and (not table.exists() or str(table) in NOT_WHOLE):
             try:
@@ -119,6 +121,23 @@ def validation_of(wildcards) -> str:
             except NoRecord as error:
                 make_anew(validation, error.problem)
     return expand(pattern_of(rules.validate.output.report), **wildcards)[0]
+
+
+def change_of_table(table: Path, experiment: Experiment) -> str | None:
+    """What is no longer as the record beside a table says, a user's own numbers among it."""
+    record = record_of_run(table)
+    return change_since(record, "divergence") or changed_numbers(own_numbers(table), experiment.divergence.numbers)
+
+
+def number_files(experiment: str) -> list[str]:
+    """The files of a user's own numbers."""
+    return [local(str(number_file(name))) for name in experiment_of(experiment).divergence.numbers]
+
+
+def measured_while_generating(wildcards) -> list[str]:
+    """The user's own numbers that a run measures while it generates, as it keeps no logits."""
+    names = experiment_of(wildcards.experiment).divergence.numbers
+    return names if run_of(wildcards).config.capture.mode == "statistics" else []
 
 
 def make_anew(path: Path, reason: str) -> None:

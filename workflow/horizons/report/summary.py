@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from horizons.columns import NUMBERS
 from horizons.errors import UserError
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
@@ -70,7 +69,7 @@ def summarize_run(
     table: Table, point: Mapping[str, Any], results_file: Path, candidates_file: Path
 ) -> list[dict[str, Any]]:
     """The rows of one run, see `summarize`."""
-    numbers = {column_of(table, name): number for name, number in NUMBERS.items()}
+    numbers = {column_of(table, name): number for name, number in table.numbers.items()}
     first, *others = table.batches(list(numbers))
     columns = table.read([*KEYS, *first])
     keys = {name: columns.pop(name) for name in KEYS}

@@ -11,25 +11,31 @@ import numpy as np
 
 from horizons.columns import LOWER_BOUND, NUMBERS
 from horizons.errors import UserError, first_line
+from horizons.numbers import Number
+from horizons.store.custody import own_numbers
 
 THREADS = 2  # of the engine, on a machine that has them
 MEMORY = "1GB"  # that the engine itself takes at most
 READ_AT_ONCE = 160_000_000  # bytes of columns, about, of one table; reading takes twice as much
 ROW_BYTES = 130  # of CSV, about
 TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN"}
-TYPES |= {
-    name: "BIGINT" if number.whole else "DOUBLE"
-    for number in NUMBERS.values()
-    for name in (number.name, number.name + LOWER_BOUND)
-}
 
 
 class Table:
-    """The divergence table of one run, of which nothing is kept but its name and those of its columns."""
+    """The divergence table of one run, of which nothing is kept but its name and those of its columns.
+
+    `numbers` are those it holds, by name, in its order.
+    """
 
     def __init__(self, path: Path, engine: duckdb.DuckDBPyConnection) -> None:
         self.path = path
         self.run = path.name.split(".")[0]
+        self.numbers: dict[str, Number] = NUMBERS | {number.name: number for number in own_numbers(path)}
+        self._types = TYPES | {
+            name: "BIGINT" if number.whole else "DOUBLE"
+            for number in self.numbers.values()
+            for name in (number.name, number.name + LOWER_BOUND)
+        }
         self._engine = engine
         try:
             with path.open(encoding="utf-8", newline="") as file:
@@ -45,7 +51,7 @@ class Table:
 
         Raises UserError where the file can't be read.
         """
-        types = {name: TYPES.get(name, "BIGINT") for name in self.columns}
+        types = {name: self._types.get(name, "BIGINT") for name in self.columns}
         source = (
             f"read_csv(?, columns={types}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
             "nullstr='', max_line_size=16000000)"
