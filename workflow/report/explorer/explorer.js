@@ -757,7 +757,7 @@ function chartCopy(svg) {
     const [fill, stroke] = [style.fill, style.stroke].map((paint) => (paint === "none" ? null : plainColour(paint)));
     element.setAttribute("fill", fill ? fill.colour : "none");
     element.setAttribute("stroke", stroke ? stroke.colour : "none");
-    for (const name of ["stroke-width", "stroke-dasharray", "font-size"]) element.setAttribute(name, style.getPropertyValue(name));
+    for (const name of ["stroke-width", "stroke-dasharray", "font-size", "font-family"]) element.setAttribute(name, style.getPropertyValue(name));
     element.removeAttribute("class");
   });
   for (const [name, value] of Object.entries({ x: left, y: top, width, height })) copy.setAttribute(name, value);
@@ -767,7 +767,7 @@ function chartCopy(svg) {
 /** An element and all in it, as it is shown, as SVG. */
 function drawn(element) {
   const style = getComputedStyle(element);
-  if (element.hidden || style.display === "none" || element.classList.contains("player")) return [];
+  if (element.hidden || style.display === "none" || element.matches(".player button, .player input")) return [];
   if (element.tagName === "svg") return [chartCopy(element)];
   if (element.matches(".bar, .ramp")) return gradientOf(element);
   const ink = plainColour(style.color), parts = boxOf(element, style);
