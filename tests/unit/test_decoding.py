@@ -204,7 +204,7 @@ def test_commits_hold_what_was_predicted_up_to_them():
     horizons, found = [1, 2, 4], {}
 
     def on_commits(commits):
-        assert sorted(commits.predictions) == [h for h in horizons if h <= commits.timestep + 1]
+        assert sorted(commits.predictions) == [h for h in horizons if h <= commits.timesteps[0] + 1]
         tokens = commits.tokens.tolist()
         for row, (sample, position, token) in enumerate(zip(commits.samples, commits.positions, tokens, strict=True)):
             predictions = {horizon: logits[row].tolist() for horizon, logits in commits.predictions.items()}

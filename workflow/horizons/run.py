@@ -141,7 +141,7 @@ def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
 
             def on_commits(commits: Commits) -> None:
                 fields = keep.keep(commits.predictions, commits.tokens)
-                background.call_with(fields, writer.write, commits.timestep, commits.samples, commits.positions)
+                background.call_with(fields, writer.write, commits.timesteps, commits.samples, commits.positions)
 
             def finish(batch: dict[int, Decoded]) -> None:
                 records = {sample: _record(decoded) | writer.end(sample)._asdict() for sample, decoded in batch.items()}

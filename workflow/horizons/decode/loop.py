@@ -165,13 +165,15 @@ class _Batch:
         """Give commits away with their predictions, those together that have the same horizons."""
         if self.session.block_size is None:
             predictions = self.trace.predictions(timestep, rows, positions)
-            self.on_commits(Commits(timestep, samples, positions.tolist(), tokens, predictions))
+            timesteps = [timestep] * len(samples)
+            self.on_commits(Commits(timesteps, samples, positions.tolist(), tokens, predictions))
             return
         for chosen in self.trace.alike(timestep, rows, positions):
             predictions = self.trace.predictions(timestep, rows[chosen], positions[chosen])
             alike = [sample for sample, is_chosen in zip(samples, chosen.tolist(), strict=True) if is_chosen]
             tokens_of = tokens[chosen.to(tokens.device)]
-            self.on_commits(Commits(timestep, alike, positions[chosen].tolist(), tokens_of, predictions))
+            timesteps = [timestep] * len(alike)
+            self.on_commits(Commits(timesteps, alike, positions[chosen].tolist(), tokens_of, predictions))
 
     def _finished(self, timesteps: int) -> torch.Tensor:
         """Which rows are done after so many: nothing is masked, or with stop_at_eos nothing before their end."""

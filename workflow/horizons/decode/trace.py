@@ -9,9 +9,9 @@ import torch
 
 @dataclass(frozen=True)
 class Commits:
-    """What one timestep of a batch commits: n positions, and for each the predictions made up to then."""
+    """What a forward pass over a batch commits: n positions, and for each the predictions made up to then."""
 
-    timestep: int
+    timesteps: list[int]  # (n,), of the commits; of a sample ascending from pass to pass
     samples: list[int]  # (n,), numbers of samples, ascending
     positions: list[int]  # (n,), in the generation region, ascending within a sample
     tokens: torch.Tensor  # (n,), on the model's device
