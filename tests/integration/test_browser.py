@@ -392,7 +392,7 @@ def test_a_link_to_what_there_is_not_says_so_and_shows_nothing_else(open_page, t
 
 
 def test_a_search_finds_prompts_labels_and_tokens(open_page, two_runs):
-    path, table = two_runs
+    path, _ = two_runs
     page = open_page(path, ".token", at="run=00000&question=q0&position=0")
     page.locator("#search").fill("number 3")
     assert shown_samples(page) == ["q3"]

@@ -34,6 +34,7 @@ CONFIG = Path("config")
 localrules:
     plot,
     plot_any_order,
+    own_numbers,
     speed,
     explorer,
     compare,
@@ -187,6 +188,7 @@ def pages_of(wildcards) -> list[str]:
     drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
     outputs = [*drawn, rules.explorer.output.page]
     outputs += rules.speed.output if has_speeds(wildcards.experiment) else []
+    outputs += rules.own_numbers.output if experiment_of(wildcards.experiment).divergence.numbers else []
     outputs += rules.compare.output if has_comparison(wildcards.experiment) else []
     return [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
 

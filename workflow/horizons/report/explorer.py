@@ -225,10 +225,10 @@ def encode_run(
 ) -> dict[str, Any]:
     """What the page holds of one run: its tokens, each once, and for each sample its texts and entries.
 
-    `num_samples` is how many samples the run has, where these are not all; `numbers` are those of its table. `shown` is how a token is shown where that
-    is not its text, by its place in `tokens`; no two are shown alike, and no two tasks or samples either. Entries after
-    the end of the text are left out. Raises UserError where the entries of a table and of its candidates differ in
-    number.
+    `num_samples` is how many samples the run has, where these are not all; `numbers` are those of its table. `shown` is
+    how a token is shown where that is not its text, by its place in `tokens`; no two are shown alike, and no two tasks
+    or samples either. Entries after the end of the text are left out. Raises UserError where the entries of a table and
+    of its candidates differ in number.
     """
     texts = candidates["token_texts"]
     index_of: dict[int, int] = {}

@@ -25,9 +25,10 @@ from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration
 from horizons.report.figures.commit_order import commit_order
 from horizons.report.figures.comparison import comparison
-from horizons.report.figures.data import commits_of, reduce_tables
+from horizons.report.figures.data import commits_of, reduce_numbers, reduce_tables
 from horizons.report.figures.frame import BEFORE_COMMIT, POSITIONS_AHEAD, save, swept_lines
 from horizons.report.figures.glyphs import printable, use_fonts_for
+from horizons.report.figures.own_numbers import own_numbers
 from horizons.report.figures.speed import looks_of, speed
 from horizons.report.figures.trellis import choose_samples, trellis
 from horizons.report.labels import group_points, label_points, legend_of
@@ -103,6 +104,32 @@ def draw_comparison(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]]
         lines = lines.without(order[0])
         first = "".join(printable(label_points(pooled)[order[0]]))
         draw_all([("comparison", comparison, (table, first, lines))], folder, processes=1)
+
+
+def draw_own_numbers(
+    table_files: Iterable[Path],
+    points: Mapping[str, Mapping[str, Any]],
+    asked: Sequence[str],
+    style: Path,
+    folder: Path,
+    left_to_right: bool = True,
+) -> None:
+    """Draw `own_numbers` into `folder`, as PNG and SVG: those numbers of the tables that are not built in.
+
+    `points` holds the swept values of each run by its number, `asked` what `divergence.numbers` names; where the tables
+    have fewer, for the k largest logits were kept and tell nothing of them, the figure says so.
+    """
+    point_of = group_points(points)
+    with plt.style.context(style):
+        with open_tables(table_files) as tables:
+            own = {name: number for name, number in tables[0].numbers.items() if number.file is not None}
+            sums = reduce_numbers(tables, point_of, list(own))
+        order = list(dict.fromkeys(point_of.values()))
+        use_fonts_for([*label_points(points).values(), *(number.label for number in own.values())])
+        title, values = legend_of(points)
+        lines = swept_lines({point: values[point] for point in order}, title)
+        names = POSITIONS_AHEAD if left_to_right else BEFORE_COMMIT
+        draw_all([("own_numbers", own_numbers, (sums, own, len(asked) - len(own), lines, names))], folder, processes=1)
 
 
 def draw_all(figures: Sequence[NamedFigure], folder: Path, processes: int) -> None:

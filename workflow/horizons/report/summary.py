@@ -98,6 +98,7 @@ def summarize_run(
                     values[entries],
                     keys["sample_idx"][entries],
                     share=numbers[name].share,
+                    lowest=numbers[name].lowest,
                     known=horizon == 1 and numbers[name].at_final is not None,
                 )
                 rows[horizon] |= {f"{name}_{part}": value for part, value in found.items()}
@@ -109,10 +110,13 @@ def recorded_horizons(results: Mapping[str, Any], found: np.ndarray) -> list[int
     return sorted({*np.unique(found).tolist(), *results["config"]["generation"].get("horizons", [])})
 
 
-def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known: bool) -> dict[str, float | None]:
+def describe_number(
+    values: np.ndarray, samples: np.ndarray, share: bool, known: bool, lowest: float = 0.0
+) -> dict[str, float | None]:
     """What the summary says of a number, (num_entries,) values with the numbers of their samples.
 
-    `share` says that it lies between 0 and 1, `known` that its values follow from what it is, whatever the samples.
+    `share` says that it lies between 0 and 1, `lowest` that it is never below that, `known` that its values follow from
+    what it is, whatever the samples.
     """
     row = statistics(values)
     if known:
@@ -120,7 +124,7 @@ def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known:
     low = high = effective = None
     if not row["infinite"]:
         sums = sum_samples({"sample": samples}, {"value": values})
-        _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share)
+        _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share, lowest)
     return row | {"mean_low": low, "mean_high": high, "effective_samples": effective}
 
 

@@ -18,7 +18,7 @@ def divergence_by_horizon(sums: pd.DataFrame, lines: Lines, names: HorizonNames 
     notes = [*describe_bars(sums, *means), *count_infinite(sums, numbers[0]), *lines.unnamed]
     figure, axes = open_frame("How far is a prediction from the final one?", notes, lines, columns=2)
     for panel, drawn, number in zip(axes[0], means, ["kl", "js"], strict=True):
-        _by_horizon(panel, drawn, lines, names)
+        lines_by_horizon(panel, drawn, lines, names)
         panel.set_ylabel(f"{number.upper()} divergence{qualifier(sums, number)} (nats)")
         panel.set_ylim(bottom=0)
     return figure
@@ -32,13 +32,14 @@ def agreement_by_horizon(sums: pd.DataFrame, lines: Lines, names: HorizonNames =
         "How often does a prediction already agree with the final one?", notes, lines, columns=2, sharey=True
     )
     for panel, drawn, label in zip(axes[0], means, ["Top-1 agreement", "Top-5 agreement"], strict=True):
-        _by_horizon(panel, drawn, lines, names)
+        lines_by_horizon(panel, drawn, lines, names)
         panel.set_ylabel(f"{label} (fraction)")
         panel.set_ylim(0, 1.02)
     return figure
 
 
-def _by_horizon(panel: Axes, means: pd.DataFrame, lines: Lines, names: HorizonNames) -> None:
+def lines_by_horizon(panel: Axes, means: pd.DataFrame, lines: Lines, names: HorizonNames) -> None:
+    """One line for each point of the sweep, over horizons."""
     horizon_axis(panel, means["horizon"].unique() if len(means) else [1], names.axis)
     draw_lines(panel, means, "horizon", "point", lines)
 

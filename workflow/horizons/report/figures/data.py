@@ -57,9 +57,19 @@ def commits_of(tables: Sequence[Table], point_of: Mapping[str, str]) -> pd.DataF
     return pd.concat(parts, ignore_index=True)
 
 
-def sums_by_horizon(table: Table) -> pd.DataFrame:
-    """Columns sample_idx, horizon, n, and sums of MEANS or of their lower bounds."""
-    names = [column_of(table, number) for number in MEANS]
+def reduce_numbers(tables: Sequence[Table], point_of: Mapping[str, str], numbers: Sequence[str]) -> pd.DataFrame:
+    """The sums of some numbers: point, sample, horizon, n, and sums of the numbers or of their lower bounds."""
+    parts, first = [], 0
+    for table in tables:
+        found = sums_by_horizon(table, numbers)
+        parts.append(found.assign(point=point_of[table.run], sample=found.pop("sample_idx") + first))
+        first = int(parts[-1]["sample"].max()) + 1 if len(found) else first
+    return pd.concat(parts, ignore_index=True)
+
+
+def sums_by_horizon(table: Table, numbers: Sequence[str] = MEANS) -> pd.DataFrame:
+    """Columns sample_idx, horizon, n, and sums of the numbers or of their lower bounds."""
+    names = [column_of(table, number) for number in numbers]
     keys = table.read(["sample_idx", "horizon"], TEXT)
     sums: dict[str, np.ndarray] = {}
     for batch in table.batches(names):

@@ -3,22 +3,25 @@
 import pandas as pd
 
 from horizons.columns import LOWER_BOUND, NUMBERS
+from horizons.numbers import Number
 from horizons.report.intervals import FEW_EFFECTIVE, FEWEST_SAMPLES, mean_of_samples
 
 SHARES = {"accepted", "right", "score"}  # beside those of the tables
 
 
-def means_by(sums: pd.DataFrame, keys: list[str], number: str) -> pd.DataFrame:
+def means_by(sums: pd.DataFrame, keys: list[str], number: str, known: Number | None = None) -> pd.DataFrame:
     """The mean of a number for each group: columns keys, mean, low, high (95 % interval), n, effective_samples.
 
     `sums` are those of `sum_samples`; infinite values are left out of them, and a group of nothing else has no row. A
-    final prediction compared with itself gives what it gives by definition, which no sample could change.
+    final prediction compared with itself gives what it gives by definition, which no sample could change. `known` says
+    what a number is that is not built in.
     """
-    known = NUMBERS.get(number.removesuffix(LOWER_BOUND))
+    known = known or NUMBERS.get(number.removesuffix(LOWER_BOUND))
+    lowest = 0.0 if known is None or callable(known.lowest) else known.lowest
     share = number in SHARES or (known is not None and known.share)
     rows = []
     for values, group in sums[sums[f"{number}_n"] > 0].groupby(keys, sort=True):
-        found = mean_of_samples(group[number].to_numpy(), group[f"{number}_n"].to_numpy(), share)
+        found = mean_of_samples(group[number].to_numpy(), group[f"{number}_n"].to_numpy(), share, lowest)
         rows.append([*values, *found[:3], group[f"{number}_n"].sum(), found.effective_samples])
     means = pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n", "effective_samples"])
     if known is not None and known.at_final is not None and "horizon" in keys:
