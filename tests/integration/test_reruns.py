@@ -67,6 +67,7 @@ CHANGES = {
     "a key of `generation`": experiment(generation__batch_size=3),
     "a key of `capture`": experiment(capture={"mode": "top_k"}),
     "`divergence.device`": experiment(divergence={"device": "cuda"}),
+    "`divergence.numbers`, a file that it names": experiment(divergence={"numbers": ["renyi"]}),
     "`shards`": experiment(shards=2),
     "`sweep`: one value more, at the end": sweep("copy", "sort", "reverse"),
     "`sweep`: the last value less": sweep("copy"),

@@ -132,6 +132,10 @@ def _checked(number: Number, function: Function | None, path: Path) -> Callable[
 
 def _where(error: Exception, path: Path) -> str:
     """An error of a user's code on one line, with the line of the file it comes from."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == path.resolve()
+    ]
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
     return f"{f'line {line}: ' if line else ''}{type(error).__name__}: {first_line(error)}"
