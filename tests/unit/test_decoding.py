@@ -11,7 +11,8 @@ from generation import MadeUpModel
 from horizons.config import Generation
 from horizons.decode.batches import batches_by_length, check_lengths, decode_in_batches, generate
 from horizons.decode.choose import choose, sample_seed
-from horizons.decode.loop import NotFinite, Request
+from horizons.decode.finite import NotFinite
+from horizons.decode.loop import Request
 from horizons.errors import UserError
 from horizons.run import report_progress
 from triples import left_to_right

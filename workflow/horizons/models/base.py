@@ -152,7 +152,7 @@ class CheckpointModel:
         return token_ids
 
     def encode_given(self, prompt: Prompt, text: str, end: bool) -> list[int]:
-        """The token ids of a text that follows a prompt as it is written, with `end` the tokenizer's end-of-text token after it.
+        """The token ids of a text that follows a prompt as it is written, with `end` an end-of-text token after it.
 
         They are what the tokenizer makes of both together, behind what it makes of the prompt; or of the text alone,
         where the last tokens of the prompt become others by what follows. Raises UserError as `encode` does.
