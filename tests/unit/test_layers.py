@@ -14,13 +14,8 @@ LIBRARY = REPOSITORY / "workflow" / "horizons"
 ORDER = [
     *("errors", "logs", "memory", "strict_json", "strict_yaml", "measure", "numbers", "columns", "entries"),
     *("section", "generation", "config", "schedule", "prompts", "scoring", "recorded", "devices", "environment"),
-<<<<<<< HEAD
     *("models", "decode", "store", "triple", "keep", "validation"),
-    *("divergence", "run", "guide", "report", "planning"),
-=======
-    *("models", "decode", "measure", "store", "triple", "keep", "validation"),
     *("divergence", "requests", "run", "guide", "report", "planning"),
->>>>>>> main
 ]
 
 
