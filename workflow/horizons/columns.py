@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 CANDIDATES = 5  # the most probable tokens of an entry that are kept and shown
-MATHS_VERSION = 1  # to be raised when a number of the tables is computed otherwise; older tables are then made anew
+MATHS_VERSION = 2  # to be raised when a number of the tables is computed otherwise; older tables are then made anew
+# What the column `special` says of the token that a position was committed with; other: another special token.
+TEXT, END_OF_TEXT, OTHER_SPECIAL = "text", "end_of_text", "other"
 LOWER_BOUND = "_lower_bound"  # ends the name of a column that holds no more than a bound
 
 
@@ -55,7 +57,8 @@ BOUNDED = [name for name, number in NUMBERS.items() if number.bounded]
 def table_columns(bounded: bool) -> list[str]:
     """The columns of a divergence table; with `bounded` of one whose predictions are known in part."""
     return [
-        *("run", "sample_idx", "question_id", "relative_position", "horizon", "timestep", "after_eos"),
+        *("run", "sample_idx", "question_id", "relative_position", "horizon", "timestep"),
+        *("after_eos", "special", "matched"),
         *(name + LOWER_BOUND if bounded and number.bounded else name for name, number in NUMBERS.items()),
         *("top1_token_id", "final_token_id"),
     ]

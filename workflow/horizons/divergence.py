@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from horizons.columns import LOWER_BOUND, NUMBERS, table_columns
+from horizons.columns import END_OF_TEXT, LOWER_BOUND, NUMBERS, OTHER_SPECIAL, TEXT, table_columns
 from horizons.errors import UserError
 from horizons.keep import Entries, Measured, keep_of
 from horizons.memory import hold_freed_memory
@@ -39,7 +39,8 @@ def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.Data
     Gives one row an entry, in entry order: divergences and entropy in nats, margin in logits, agreements and
     probabilities in [0, 1], ranks from 0. Where the k largest logits were kept, the columns that are lower bounds of
     their numbers say so by their names; where the statistics were kept, they are those. `device` is where whole
-    logits are compared. Raises UserError.
+    logits are compared. Of special tokens only those are known that the results name, the end of the text and the mask.
+    Raises UserError.
     """
     require_device(device)
     triple = open_triple(results_file)
@@ -60,7 +61,7 @@ def write_divergence(
     a checksum and no second pass: the logits of a sample are read for it just before they are measured.
     """
     # Here, for who measures logits alone has no use for a tokenizer.
-    from horizons.models.token_texts import load_text_tokenizer
+    from horizons.models.token_texts import load_text_tokenizer, special_token_ids
 
     require_device(device)
     made_of = require_validated(results_file, validation)
@@ -70,7 +71,7 @@ def write_divergence(
         model["name"], triple.results["environment"]["model"]["revision"], model["trust_remote_code"]
     )
     samples = list(measure_unchanged(triple, device))
-    write_table(table_of(triple, samples), table_file)
+    write_table(table_of(triple, samples, special_token_ids(tokenizer)), table_file)
     head = candidates_head(triple, samples, tokenizer)
     write_members(candidates_file, head, "samples", map(candidates_of_sample, samples))
     made_of[validation] = fingerprint(validation)
@@ -121,9 +122,13 @@ def require_device(device: str) -> None:
         raise UserError(f"divergence.device is {device!r}; this machine has no CUDA device")
 
 
-def table_of(triple: Triple, samples: Iterable[MeasuredSample]) -> pd.DataFrame:
-    """The divergence table of a run, one row an entry."""
+def table_of(
+    triple: Triple, samples: Iterable[MeasuredSample], special_ids: Collection[int] = frozenset()
+) -> pd.DataFrame:
+    """The divergence table of a run, one row an entry; `special_ids` are special tokens beside those it names itself."""
     eos_token_ids = triple.saved.get("eos_token_ids", [])
+    if "mask_token_id" in triple.saved:
+        special_ids = {*special_ids, triple.saved["mask_token_id"]}
     tables = []
     for sample in samples:
         end = end_position(triple.committed(sample.sample_idx), eos_token_ids)
@@ -133,6 +138,8 @@ def table_of(triple: Triple, samples: Iterable[MeasuredSample]) -> pd.DataFrame:
         }
         table = sample.metadata.assign(
             after_eos=sample.entries.positions > end,
+            special=kinds_of(sample.entries.token_ids, eos_token_ids, special_ids),
+            matched=matched(sample.entries, triple.horizons),
             final_token_id=sample.entries.token_ids,
             top1_token_id=sample.measured.token_ids[:, 0].astype(np.int64),
             **numbers,
@@ -179,6 +186,18 @@ def candidates_of_sample(sample: MeasuredSample) -> dict[str, Any]:
         "token_ids": sample.measured.token_ids.tolist(),
         "probabilities": [[round(value, 6) for value in row] for row in sample.measured.probabilities.tolist()],
     }
+
+
+def kinds_of(token_ids: np.ndarray, eos_token_ids: Collection[int], special_ids: Collection[int]) -> np.ndarray:
+    """What kind of token each is, (n,) -> (n,): TEXT, END_OF_TEXT or OTHER_SPECIAL."""
+    other = np.where(np.isin(token_ids, list(special_ids)), OTHER_SPECIAL, TEXT)
+    return np.where(np.isin(token_ids, list(eos_token_ids)), END_OF_TEXT, other)
+
+
+def matched(entries: Entries, horizons: Collection[int]) -> np.ndarray:
+    """Whether the position of each entry has entries of all these horizons, (n,)."""
+    count = np.bincount(entries.positions[np.isin(entries.horizons, list(horizons))])
+    return count[entries.positions] == len(horizons)
 
 
 def end_position(token_ids: list[int], eos_token_ids: list[int]) -> int:

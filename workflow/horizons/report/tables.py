@@ -9,14 +9,15 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from horizons.columns import LOWER_BOUND, NUMBERS
+from horizons.columns import LOWER_BOUND, NUMBERS, TEXT
 from horizons.errors import UserError, first_line
 
 THREADS = 2  # of the engine, on a machine that has them
 MEMORY = "1GB"  # that the engine itself takes at most
 READ_AT_ONCE = 160_000_000  # bytes of columns, about, of one table; reading takes twice as much
 ROW_BYTES = 130  # of CSV, about
-TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN"}
+OF_TEXT = f"NOT after_eos AND special = '{TEXT}'"  # the entries that means are of, as SQL
+TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN", "matched": "BOOLEAN", "special": "VARCHAR"}
 TYPES |= {
     name: "BIGINT" if number.whole else "DOUBLE"
     for number in NUMBERS.values()
