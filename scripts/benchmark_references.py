@@ -118,4 +118,5 @@ def plain_divergence(
         "margin": top.values[:, 0] - top.values[:, 1],
         "final_token_probability": chosen.exp().squeeze(-1),
         "final_token_rank": (log_p > chosen).sum(-1),
+        "surprisal": -chosen.squeeze(-1),
     }

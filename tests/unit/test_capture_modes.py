@@ -164,6 +164,7 @@ def test_with_all_but_one_token_kept_nothing_is_lost():
     p = logits.double().softmax(-1)
     assert torch.allclose(found["entropy"], -(p * p.log()).sum(-1), atol=1e-9)
     assert (found["final_token_rank"] == (logits > logits.gather(-1, tokens[:, None])).sum(-1)).all()
+    assert torch.allclose(found["surprisal"], -p.gather(-1, tokens[:, None]).squeeze(-1).log(), atol=1e-9)
 
 
 def test_a_prediction_is_at_no_distance_from_itself_even_where_its_tail_is_empty():

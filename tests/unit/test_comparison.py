@@ -109,7 +109,7 @@ def test_what_is_so_by_definition_and_what_has_no_pairs_has_no_row(tmp_path):
     table = make_table(runs=2, samples=6)
     found = comparison_of(tmp_path / "same", table, TWO)
     assert found[found["horizon"] == 1]["number"].unique().tolist() == [
-        *("entropy", "confidence", "margin", "final_token_probability", "final_token_rank")
+        *("entropy", "confidence", "margin", "final_token_probability", "final_token_rank", "surprisal")
     ]
     others = table.assign(question_id=table["run"] + table["question_id"])
     assert comparison_of(tmp_path / "others", others, TWO).empty

@@ -48,6 +48,7 @@ def plain_loop(samples, max_tokens, horizons):
                     "margin": (top.values[0] - top.values[1]).item(),
                     "final_token_probability": p[token].item(),
                     "final_token_rank": (early > early[token]).sum().item(),
+                    "surprisal": -early.log_softmax(-1)[token].item(),
                     "top1_token_id": top.indices[0].item(),
                     "final_token_id": token,
                 }

@@ -13,7 +13,7 @@ LIBRARY = REPOSITORY / "workflow" / "horizons"
 # In the order of the way of the data: what is asked, a model, commits, numbers, files, stages, pages.
 ORDER = [
     *("errors", "logs", "memory", "strict_json", "strict_yaml", "columns", "entries"),
-    *("config", "schedule", "prompts", "scoring", "recorded", "devices", "environment"),
+    *("section", "generation", "config", "schedule", "prompts", "scoring", "recorded", "devices", "environment"),
     *("models", "decode", "measure", "store", "triple", "keep", "validation"),
     *("divergence", "run", "guide", "report", "planning"),
 ]

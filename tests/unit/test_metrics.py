@@ -96,6 +96,7 @@ def test_the_fast_way_gives_the_numbers_of_the_definitions(vocab_size, dtype):
         "confidence": probabilities.max(-1).values,
         "margin": top[:, 0] - top[:, 1],
         "final_token_probability": probabilities[torch.arange(20), tokens],
+        "surprisal": -exact_early.log_softmax(-1)[torch.arange(20), tokens],
     }.items():
         torch.testing.assert_close(described[name].double(), expected, atol=1e-5, rtol=1e-5, msg=name)
     ranks = (exact_early > exact_early[torch.arange(20), tokens][:, None]).sum(-1)

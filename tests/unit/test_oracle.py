@@ -59,3 +59,4 @@ def test_divergence_of_an_exact_shuffle_is_its_closed_form(tmp_path, temperature
     np.testing.assert_allclose(table["entropy"], np.log(early), atol=1e-5)
     np.testing.assert_allclose(table["confidence"], 1 / early, atol=1e-6)
     np.testing.assert_allclose(table["final_token_probability"], 1 / early, atol=1e-6)
+    np.testing.assert_allclose(table["surprisal"], np.log(early), atol=1e-5)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 CANDIDATES = 5  # the most probable tokens of an entry that are kept and shown
-MATHS_VERSION = 2  # to be raised when a number of the tables is computed otherwise; older tables are then made anew
+MATHS_VERSION = 3  # to be raised when a number of the tables is computed otherwise; older tables are then made anew
 # What the column `special` says of the token that a position was committed with; other: another special token.
 TEXT, END_OF_TEXT, OTHER_SPECIAL = "text", "end_of_text", "other"
 LOWER_BOUND = "_lower_bound"  # ends the name of a column that holds no more than a bound
@@ -49,6 +49,7 @@ NUMBERS = {
         Number("margin", "logits", _any),
         Number("final_token_probability", "", _share),
         Number("final_token_rank", "", lambda vocab_size: vocab_size - 1, bounded=True, whole=True),
+        Number("surprisal", "nats", _any),
     )
 }
 BOUNDED = [name for name, number in NUMBERS.items() if number.bounded]

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from horizons.errors import UserError
+from horizons.generation import POLICY_KEYS, Generation, policy_keys
+from horizons.section import Problem, Section
 from horizons.strict_json import shorten
 from horizons.strict_yaml import read_yaml
 
@@ -20,14 +22,6 @@ MAX_RUNS = 100_000  # those with numbers of five digits
 NAME = re.compile(r"[^\W_][\w.+-]*")  # of an experiment: it is part of paths, and stands in commands
 # They decide which files a run has, and what a horizon is.
 NEVER_SWEPT = ("generation.save_logits", "generation.horizons_in", "capture.mode")
-
-Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A mapping of the YAML: no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Model(Section):
@@ -63,161 +57,6 @@ class Dataset(Section):
     )
     task: str | None = Field(None, description="Only the prompts of this task.")
     limit: int | None = Field(None, description="Only the first so many prompts (of the task).", ge=1)
-
-
-# The keys of `generation` that a policy uses; those of the other policies are refused with it.
-POLICY_KEYS = {
-    "llada": ("block_length", "steps", "remasking"),
-    "dream": ("steps", "remasking"),
-    "threshold": ("block_length", "threshold"),
-    "factor": ("block_length", "factor"),
-    "block_diffusion": ("steps_per_block", "remasking", "threshold"),
-}
-REMASKING = {
-    "llada": ("low_confidence", "random"),
-    "dream": ("maskgit_plus", "topk_margin", "entropy", "origin"),
-    "block_diffusion": ("low_confidence", "sequential"),
-}
-OPTIONAL = dict.fromkeys(POLICY_KEYS, ("steps",)) | {"block_diffusion": ("steps_per_block", "threshold")}
-# What LLaDA 2.1's decoder calls the change of tokens that are committed.
-EDITING = ("editing_threshold", "max_post_steps")
-USUAL_BLOCK = 32  # positions, where a policy decodes blocks and none are asked for
-
-
-def _default_block_length(earlier: dict[str, Any]) -> int | None:
-    if "block_length" not in POLICY_KEYS.get(earlier.get("policy", ""), ()):
-        return None
-    return 1 if earlier["policy"] == "llada" else min(USUAL_BLOCK, earlier.get("max_tokens", USUAL_BLOCK))
-
-
-def _default_remasking(earlier: dict[str, Any]) -> str | None:
-    return REMASKING.get(earlier.get("policy", ""), (None,))[0]
-
-
-def _default_horizons(earlier: dict[str, Any]) -> list[int]:
-    most = earlier.get("max_tokens", 64)
-    return [
-        h for h in (1, 2, 4, 8) if h <= min(most, *(earlier.get(key) or most for key in ("steps", "steps_per_block")))
-    ]
-
-
-class Generation(Section):
-    """How the model generates, and which predictions are saved."""
-
-    max_tokens: int = Field(64, description="Tokens to generate for each prompt.", ge=1)
-    policy: Literal["llada", "dream", "threshold", "factor", "block_diffusion"] = Field(
-        "llada", description="Which masked positions a timestep commits; see docs/policies.md."
-    )
-    block_length: int | None = Field(
-        default_factory=_default_block_length,
-        description="Positions decoded together, block after block; 1 is left to right. Not for dream.",
-        ge=1,
-    )
-    steps: int | None = Field(
-        None,
-        description="Timesteps; by default max_tokens. For llada a multiple of max_tokens / block_length.",
-        ge=1,
-    )
-    temperature: Fraction = Field(0.0, description="Of the Gumbel noise on the logits; 0 is greedy.")
-    cfg_scale: Fraction = Field(0.0, description="Classifier-free guidance; 0 is none. Saved logits are before it.")
-    remasking: (
-        Literal["low_confidence", "random", "sequential", "maskgit_plus", "topk_margin", "entropy", "origin"] | None
-    ) = Field(
-        default_factory=_default_remasking,
-        description="Which positions stay masked. For llada: low_confidence or random; for block_diffusion: "
-        "low_confidence or sequential; for dream: the others.",
-    )
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default_factory=lambda earlier: 0.9 if earlier.get("policy") == "threshold" else None,
-        description="For threshold: the probability from which a token is committed. For block_diffusion: that above "
-        "which all are, if they are as many as the share of the timestep.",
-    )
-    steps_per_block: int | None = Field(
-        None, description="For block_diffusion: timesteps of a block; by default as many as it has positions.", ge=1
-    )
-    factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        default_factory=lambda earlier: 1.0 if earlier.get("policy") == "factor" else None,
-        description="For factor: a larger one commits more tokens a timestep.",
-    )
-    batch_size: int = Field(16, description="Prompts that go through the model together.", ge=1)
-    stop_at_eos: bool = Field(
-        False, description="A sample is done when it commits an end-of-text token; else all max_tokens are generated."
-    )
-    save_logits: bool = Field(True, description="Save the raw logits of every horizon at every timestep.")
-    horizons_in: Literal["positions", "timesteps"] = Field(
-        "positions", description="positions ahead, which needs left to right; or timesteps before the commit."
-    )
-    horizons: list[Annotated[int, Field(ge=1)]] = Field(
-        default_factory=_default_horizons,
-        description="How far ahead of the last unmasked token predictions are saved; 1 is the final prediction.",
-        min_length=1,
-    )
-    logits_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Dtype of the saved logits; auto is the one the model computed them in."
-    )
-
-    @property
-    def is_left_to_right(self) -> bool:
-        """Whether each timestep commits one position, the next one."""
-        one_a_timestep = self.policy != "llada" or self.horizons_in == "positions" or self.timesteps == self.max_tokens
-        return self.block_length == 1 and one_a_timestep
-
-    @property
-    def timesteps(self) -> int:
-        """The most timesteps of a sample; `threshold` and `factor` may need fewer."""
-        return self.steps or self.max_tokens
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_editing(cls, content: Any) -> Any:  # noqa: ANN401, what stands in the YAML
-        for key in EDITING if isinstance(content, dict) else ():
-            if key in content:
-                remedy = "tokens that are committed are not edited, for a position has one commit; remove it"
-                raise Problem(key, content[key], remedy)
-        return content
-
-    @model_validator(mode="after")
-    def _check(self, info: ValidationInfo) -> "Generation":
-        if "generation.policy" not in ((info.context or {}).get("sweep") or {}):  # else each policy is checked
-            self._check_policy()
-        if self.horizons != sorted(set(self.horizons)):
-            raise Problem("horizons", self.horizons, "they must ascend without repeats")
-        if 1 not in self.horizons:
-            raise Problem("horizons", self.horizons, "they must include 1, the final prediction")
-        return self
-
-    def _check_policy(self) -> None:
-        for key in sorted(_policy_keys()):
-            value, used = getattr(self, key), key in POLICY_KEYS[self.policy]
-            if value is not None and not used:
-                users = " and ".join(policy for policy, keys in POLICY_KEYS.items() if key in keys)
-                raise Problem(key, value, f"policy {self.policy} does not use it, only {users}; remove it")
-            if value is None and used and key not in OPTIONAL[self.policy]:
-                raise Problem(key, value, f"policy {self.policy} needs it")
-        known = REMASKING.get(self.policy, (None,))
-        if self.remasking not in known:
-            raise Problem("remasking", self.remasking, f"policy {self.policy} has {', '.join(map(str, known))}")
-        if self.remasking == "sequential" and self.threshold is not None:
-            raise Problem(
-                "threshold", self.threshold, "remasking sequential has none; remove it, or use low_confidence"
-            )
-        if self.save_logits and self.horizons_in == "positions":
-            self._check_left_to_right()
-        if self.block_length is None:
-            return
-        blocks, rest = divmod(self.max_tokens, self.block_length)
-        if rest:
-            remedy = f"generation.max_tokens, {self.max_tokens}, must be a multiple of it"
-            raise Problem("block_length", self.block_length, remedy)
-        if self.timesteps % blocks:
-            raise Problem("steps", self.steps, f"it must be a multiple of max_tokens / block_length, {blocks}")
-
-    def _check_left_to_right(self) -> None:
-        other = "generation.horizons_in: timesteps records any order"
-        if self.block_length is None:
-            raise Problem("policy", self.policy, f"save_logits needs blocks of 1 (left-to-right); {other}")
-        if self.block_length != 1:
-            raise Problem("block_length", self.block_length, f"save_logits needs 1 (left-to-right); {other}")
 
 
 class Capture(Section):
@@ -298,14 +137,6 @@ class Selection(Section):
 
 # Sections that change no run: what is made of the triples later.
 LATER_SECTIONS = {"divergence", "plots", "explorer"}
-
-
-class Problem(ValueError):
-    """A contradiction in a section: the key, its value and the remedy."""
-
-    def __init__(self, key: str, value: object, remedy: str) -> None:
-        super().__init__(f"{key} is {value!r}; {remedy}")
-        self.key, self.value, self.remedy = key, value, remedy
 
 
 class Run(NamedTuple):
@@ -448,7 +279,7 @@ def _at_points(experiment: Experiment) -> Iterator[tuple[dict[str, Any], dict[st
         point = dict(zip(experiment.sweep, values, strict=True))
         at_point = {**content}
         if "generation.policy" in point:
-            unused = _policy_keys() - {*POLICY_KEYS.get(point["generation.policy"], ())}
+            unused = policy_keys() - {*POLICY_KEYS.get(point["generation.policy"], ())}
             given = at_point["generation"].items()
             at_point["generation"] = {key: value for key, value in given if key not in unused}
         for dotted, value in point.items():
@@ -457,14 +288,9 @@ def _at_points(experiment: Experiment) -> Iterator[tuple[dict[str, Any], dict[st
         yield point, at_point
 
 
-def _policy_keys() -> set[str]:
-    """The keys of `generation` that not all policies use."""
-    return {key for keys in POLICY_KEYS.values() for key in keys}
-
-
 def _without_policy_defaults(experiment: Experiment, content: dict[str, Any]) -> dict[str, Any]:
     """The content without the defaults that depend on the policy, which at another point may be another one."""
-    unset = _policy_keys() - experiment.generation.model_fields_set
+    unset = policy_keys() - experiment.generation.model_fields_set
     generation = {key: value for key, value in content["generation"].items() if key not in unset}
     return content | {"generation": generation}
 

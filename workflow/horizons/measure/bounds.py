@@ -116,6 +116,7 @@ def describe_top_k(predictions: TopK) -> dict[str, torch.Tensor]:
         "margin": logits[:, 0] - logits[:, 1],
         "final_token_probability": (committed - predictions.logsumexp).exp(),
         "final_token_rank": (logits > committed[:, None]).sum(-1),
+        "surprisal": (predictions.logsumexp - committed).clamp(min=0.0),
     }
 
 

@@ -62,6 +62,7 @@ def describe(predictions: Prepared, token_ids: torch.Tensor) -> dict[str, torch.
         "margin": best[:, 0] - best[:, 1] if best.shape[1] > 1 else torch.full_like(best[:, 0], math.inf),
         "final_token_probability": predictions.probabilities.gather(-1, token_ids[:, None]).squeeze(-1),
         "final_token_rank": above.sum(-1).long(),
+        "surprisal": (predictions.log_normalizer - chosen.squeeze(-1)).clamp(min=0.0),
     }
 
 

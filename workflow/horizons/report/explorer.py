@@ -241,6 +241,7 @@ def _encode_sample(
         "entropy": list(_significant(rows[column_of(rows, "entropy")])),
         "final_token_probability": _scaled(rows["final_token_probability"]),
         "final_token_rank": rows[column_of(rows, "final_token_rank")].tolist(),
+        "surprisal": list(_significant(rows["surprisal"])),
         "candidates": [index(token_id) for entry in kept for token_id in chosen["token_ids"][entry]],
         "probabilities": _scaled(value for entry in kept for value in chosen["probabilities"][entry]),
     }

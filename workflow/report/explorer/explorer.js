@@ -9,6 +9,7 @@ const NUMBERS = {
   confidence: { name: "Confidence", unit: "", highest: 1 },
   entropy: { name: "Entropy", unit: " nats" },
   final_token_probability: { name: "P(committed token)", unit: "", highest: 1 },
+  surprisal: { name: "Surprisal of the committed token", unit: " nats" },
   final_token_rank: { name: "Rank of the committed token", unit: "" },
 };
 const COLOURS = Object.keys(NUMBERS).filter((number) => number !== "final_token_rank");
