@@ -31,7 +31,8 @@ def table_of(runs=("00000", "00001"), samples=4, positions=6):
         for h in (1, 2)
         if p >= h - 1
     ]
-    table = pd.DataFrame(rows).assign(after_eos=False, top1_token_id=0, final_token_id=0)
+    table = pd.DataFrame(rows).assign(after_eos=False, special="text", top1_token_id=0, final_token_id=0)
+    table["matched"] = table["relative_position"] > 0
     return table.assign(**{number: rng.random(len(table)) for number in NUMBERS})[table_columns(bounded=False)]
 
 

@@ -3,7 +3,8 @@
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from horizons.columns import table_columns
+from horizons.columns import END_OF_TEXT, OTHER_SPECIAL, TEXT, table_columns
 from horizons.errors import UserError
 from horizons.keep import Entries, Keep, Measured, keep_of
 from horizons.memory import hold_freed_memory
@@ -22,7 +23,7 @@ from horizons.store.custody import write_record
 from horizons.store.files import fingerprint, reading, run_number
 from horizons.store.reader import Triple, open_triple
 from horizons.store.streams import write_members
-from horizons.store.tables import write_table
+from horizons.store.tables import field_text, write_table
 from horizons.store.verify import PassingChecksum, verify_checksums
 from horizons.validation import require_validated
 
@@ -44,7 +45,8 @@ def measure_divergence(results_file: str | Path, device: str = "cpu", numbers: S
     Gives one row an entry, in entry order: divergences and entropy in nats, margin in logits, agreements and
     probabilities in [0, 1], ranks from 0. Where the k largest logits were kept, the columns that are lower bounds of
     their numbers say so by their names; where the statistics were kept, they are those. `device` is where whole
-    logits are compared, `numbers` are a user's own, as `divergence.numbers` names them. Raises UserError.
+    logits are compared, `numbers` are a user's own, as `divergence.numbers` names them. Of special tokens only those
+    are known that the results name, the end of the text and the mask. Raises UserError.
     """
     require_device(device)
     triple = open_triple(results_file)
@@ -67,7 +69,7 @@ def write_divergence(
     a checksum and no second pass: the logits of a sample are read for it just before they are measured.
     """
     # Here, for who measures logits alone has no use for a tokenizer.
-    from horizons.models.token_texts import load_text_tokenizer
+    from horizons.models.token_texts import load_text_tokenizer, special_token_ids
 
     require_device(device)
     made_of = require_validated(results_file, validation)
@@ -78,7 +80,8 @@ def write_divergence(
     )
     own = own_numbers(triple, numbers)
     samples = list(measure_unchanged(triple, device, own))
-    write_table(table_of(triple, samples, own), table_file)
+    special_ids = special_token_ids(tokenizer)
+    write_table(table_of(triple, samples, own, special_ids), table_file)
     head = candidates_head(triple, samples, tokenizer)
     write_members(candidates_file, head, "samples", map(candidates_of_sample, samples))
     made_of[validation] = fingerprint(validation)
@@ -164,10 +167,25 @@ def require_device(device: str) -> None:
         raise UserError(f"divergence.device is {device!r}; this machine has no CUDA device")
 
 
-def table_of(triple: Triple, samples: Iterable[MeasuredSample], own: Sequence[Number] = ()) -> pd.DataFrame:
-    """The divergence table of a run, one row an entry."""
+def table_of(
+    triple: Triple,
+    samples: Iterable[MeasuredSample],
+    own: Sequence[Number] = (),
+    special_ids: Collection[int] = frozenset(),
+) -> pd.DataFrame:
+    """The divergence table of a run, one row an entry, with a user's `own` numbers.
+
+    `special_ids` are special tokens beside those it names itself. What prompt lines have of further keys is in the last
+    columns, as text. Raises UserError where such a key is the name of a number.
+    """
     keep = keep_for(triple, own)
+    fields = fields_of(triple)
+    for number in own:
+        if number.name in fields:
+            raise UserError(f"{number.file}: {number.name} is a key of the prompts already; rename one of them")
     eos_token_ids = triple.saved.get("eos_token_ids", [])
+    if "mask_token_id" in triple.saved:
+        special_ids = {*special_ids, triple.saved["mask_token_id"]}
     tables = []
     for sample in samples:
         end = end_position(triple.committed(sample.sample_idx), eos_token_ids)
@@ -179,13 +197,22 @@ def table_of(triple: Triple, samples: Iterable[MeasuredSample], own: Sequence[Nu
         }
         table = sample.metadata.assign(
             after_eos=sample.entries.positions > end,
+            special=kinds_of(sample.entries.token_ids, eos_token_ids, special_ids),
+            matched=matched(sample.entries, triple.horizons),
             final_token_id=sample.entries.token_ids,
             top1_token_id=sample.measured.token_ids[:, 0].astype(np.int64),
             **numbers,
+            **{name: values[sample.sample_idx] for name, values in fields.items()},
         )
         tables.append(table)
     table = pd.concat(tables, ignore_index=True).assign(run=run_number(triple.results_file))
-    return table[table_columns(keep.bounded, keep.own)]
+    return table[[*table_columns(keep.bounded, keep.own), *fields]]
+
+
+def fields_of(triple: Triple) -> dict[str, list[str]]:
+    """By name what each sample has of the further keys of the prompt lines, as text, empty where it lacks one."""
+    outputs = [output.get("fields", {}) for output in triple.results["outputs"]]
+    return {name: [field_text(output.get(name)) for output in outputs] for name in dict.fromkeys(chain(*outputs))}
 
 
 def candidates_of(triple: Triple, samples: Sequence[MeasuredSample], tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -198,8 +225,11 @@ def candidates_head(triple: Triple, samples: Sequence[MeasuredSample], tokenizer
 
     Gives `choice_margins`, a list a sample: for each final prediction the difference of the two largest logits but the
     mask token's, None where infinite; and `token_texts`, the text of each id that occurs among the candidates, in a
-    prompt or in an output. `tokenizer` is that of the run's model.
+    prompt or in an output, and `token_classes` its class. `tokenizer` is that of the run's model.
     """
+    from horizons.models.token_texts import special_token_ids
+    from horizons.token_classes import token_classes
+
     occurring: set[int] = set()
     margins = []
     for sample in samples:
@@ -207,10 +237,14 @@ def candidates_head(triple: Triple, samples: Sequence[MeasuredSample], tokenizer
         margins.append([float(f"{margin:.9g}") if math.isfinite(margin) else None for margin in of_finals])
         output = triple.results["outputs"][sample.sample_idx]
         occurring.update(np.unique(sample.measured.token_ids).tolist(), output["prompt_ids"], output["output_ids"])
+    texts = {token_id: token_text(tokenizer, token_id) for token_id in sorted(occurring)}
+    special_ids = {*special_token_ids(tokenizer), *triple.saved.get("eos_token_ids", [])}
+    classes = token_classes(tokenizer, texts, special_ids)
     return {
         "run": run_number(triple.results_file),
         "choice_margins": margins,
-        "token_texts": {str(token_id): token_text(tokenizer, token_id) for token_id in sorted(occurring)},
+        "token_texts": {str(token_id): text for token_id, text in texts.items()},
+        "token_classes": {str(token_id): kind for token_id, kind in classes.items()},
     }
 
 
@@ -223,6 +257,18 @@ def candidates_of_sample(sample: MeasuredSample) -> dict[str, Any]:
         "token_ids": sample.measured.token_ids.tolist(),
         "probabilities": [[round(value, 6) for value in row] for row in sample.measured.probabilities.tolist()],
     }
+
+
+def kinds_of(token_ids: np.ndarray, eos_token_ids: Collection[int], special_ids: Collection[int]) -> np.ndarray:
+    """What kind of token each is, (n,) -> (n,): TEXT, END_OF_TEXT or OTHER_SPECIAL."""
+    other = np.where(np.isin(token_ids, list(special_ids)), OTHER_SPECIAL, TEXT)
+    return np.where(np.isin(token_ids, list(eos_token_ids)), END_OF_TEXT, other)
+
+
+def matched(entries: Entries, horizons: Collection[int]) -> np.ndarray:
+    """Whether the position of each entry has entries of all these horizons, (n,)."""
+    count = np.bincount(entries.positions[np.isin(entries.horizons, list(horizons))])
+    return count[entries.positions] == len(horizons)
 
 
 def end_position(token_ids: list[int], eos_token_ids: list[int]) -> int:

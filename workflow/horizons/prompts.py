@@ -2,11 +2,13 @@
 
 import codecs
 import difflib
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from horizons.columns import table_columns
 from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs, pool_seeds
 from horizons.errors import UserError
 from horizons.generation import Generation
@@ -26,6 +28,7 @@ class Prompt(NamedTuple):
     token_ids: list[int] | None = None
     continuation: str | None = None  # a text whose predictions are asked for
     trace: list[Step] | None = None  # of another decoder; positions from the end of the prompt on
+    fields: dict[str, Any] | None = None  # its further keys, which are carried through to results and tables
 
     def given_text(self, settings: Generation) -> str | None:
         """The text that is revealed instead of tokens that the model chooses; None where nothing is given."""
@@ -35,12 +38,18 @@ class Prompt(NamedTuple):
 KEYS = ("id", "messages", "prompt", "prompt_ids", "label", "task", "continuation", "trace")  # of a line
 
 
+LINE = 'a line of .jsonl is an object such as {"id": "one", "prompt": "The capital of France is"}'
+FIELD = re.compile(r"[A-Za-z]\w*")  # a further key, which becomes a column
+RESERVED = {*table_columns(bounded=False), *table_columns(bounded=True), "group", "value", "samples"}
+
+
 class PromptFacts(NamedTuple):
     """What is asked of the prompts of a dataset before any is run."""
 
     ids: tuple[str, ...]
     longest: int  # tokens of the longest prompt at most: as many as its text has bytes
     labelled: bool  # whether any has a label
+    fields: frozenset[str]  # further keys of the lines
     first_without: dict[str, int]  # for a key of a prompt line that is lacking, or empty, the first such line
 
 
@@ -68,6 +77,7 @@ def _read_facts(dataset: Dataset, _time: int, _size: int) -> PromptFacts:
         ids=tuple(prompt.id for _, prompt in numbered),
         longest=max(_most_tokens(prompt) for _, prompt in numbered),
         labelled=any(prompt.label is not None for _, prompt in numbered),
+        fields=frozenset(key for _, prompt in numbered for key in prompt.fields or ()),
         first_without=first_without,
     )
 
@@ -160,6 +170,18 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
     return experiment.plots.samples or ids[:1]
 
 
+def require_fields(experiment: Experiment, source: str) -> None:
+    """Raise UserError, naming `source`, for a group by a key that no prompt line of the experiment has."""
+    known = frozenset[str]().union(*(prompt_facts(run.config.dataset).fields for run in expand_runs(experiment)))
+    for name, group in experiment.groups.items():
+        if group.prompt is not None and group.prompt not in known:
+            there = ", ".join(sorted(known)) or "none"
+            raise UserError(
+                f"{source}: groups.{name}.prompt is {group.prompt!r}, a key that no prompt line has beside the known "
+                f"ones; there are: {there}"
+            )
+
+
 def compares_speed(runs: Iterable[Run]) -> bool:
     """Whether runs may differ in speed, by their order or their guidance, and have scores to set against it.
 
@@ -197,12 +219,12 @@ def _parse(line: bytes, where: str) -> Prompt:
     try:
         content = parse_json(line)
     except ValueError as error:
-        raise UserError(f"{where}: not a JSON object in UTF-8: {error}") from error
+        raise UserError(f"{where}: not a JSON object in UTF-8: {error}; {LINE}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{where}: not a JSON object but {type(content).__name__}")
-    unknown = sorted(set(content) - set(KEYS))
-    if unknown:
-        raise UserError(f"{where}: {shorten(unknown[0])} is not a known key; known are {', '.join(KEYS)}")
+        raise UserError(f"{where}: not a JSON object but {type(content).__name__}; {LINE}")
+    fields = {key: value for key, value in content.items() if key not in KEYS}
+    for key in fields:
+        _check_field(key, where)
     if not isinstance(content.get("id"), str) or not content["id"]:
         raise UserError(f"{where}: id is {shorten(content.get('id'))}; it must be a string that is not empty")
     for key in ("label", "task", "continuation"):
@@ -222,7 +244,18 @@ def _parse(line: bytes, where: str) -> Prompt:
         raise UserError(f"{where}: prompt_ids is {shorten(token_ids)}; it must be a list of at least one token id")
     trace = None if content.get("trace") is None else _read_trace(content["trace"], where)
     texts = (content.get(key) for key in ("id", "messages", "prompt", "label", "task"))
-    return Prompt(*texts, token_ids, content.get("continuation"), trace)
+    return Prompt(*texts, token_ids, content.get("continuation"), trace, fields=fields or None)
+
+
+def _check_field(key: str, where: str) -> None:
+    """Raise UserError for a further key of a prompt line that is a known one misspelled, or can't be a column."""
+    close = difflib.get_close_matches(key.lower(), KEYS, n=1, cutoff=0.8)
+    if close:
+        raise UserError(f"{where}: {shorten(key)} is not a known key; did you mean {close[0]}?")
+    if not FIELD.fullmatch(key):
+        raise UserError(f"{where}: {shorten(key)} can't be the name of a column; rename it with letters, digits and _")
+    if key.lower() in RESERVED:
+        raise UserError(f"{where}: {shorten(key)} is a column of the tables already; rename it")
 
 
 def _are_numbers(values: Any) -> bool:  # noqa: ANN401, from JSON

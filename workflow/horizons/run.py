@@ -280,6 +280,8 @@ def _output(job: Job, record: Mapping[str, Any], sample: int) -> dict[str, Any]:
         "output_ids": output_ids,
         "nfe": record["forward_passes"],
     }
+    if prompt.fields:
+        output["fields"] = prompt.fields
     if not settings.is_left_to_right:
         output["trace"] = record["steps"]
     if settings.tokens == "given":

@@ -22,7 +22,7 @@ from horizons.logs import INTERRUPTED
 from horizons.models.facts import checkpoint_files
 from horizons.numbers.own import changed_numbers, number_file, require_number_files
 from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
-from horizons.prompts import compares_speed, local_path, require_samples, shares_prompts
+from horizons.prompts import compares_speed, local_path, require_fields, require_samples, shares_prompts
 from horizons.recorded import difference, same_runs
 from horizons.store.aside import set_aside
 from horizons.store.custody import SEAL, NoRecord, change_since, own_numbers, read_sealed, record_of_run
@@ -35,6 +35,8 @@ localrules:
     plot,
     plot_any_order,
     own_numbers,
+    groups,
+    plot_group,
     speed,
     explorer,
     compare,
@@ -57,6 +59,7 @@ def experiment_of(experiment: str) -> Experiment:
         if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
             require_samples(found, str(path))
             require_blocks(found, str(path))
+            require_fields(found, str(path))
             require_number_files(found.divergence.numbers, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
@@ -130,6 +133,11 @@ def change_of_table(table: Path, experiment: Experiment) -> str | None:
     return change_since(record, "divergence") or changed_numbers(own_numbers(table), experiment.divergence.numbers)
 
 
+def groups_of(experiment: str) -> dict[str, dict]:
+    """The ways to divide entries that an experiment names, as plain types."""
+    return {name: group.model_dump() for name, group in experiment_of(experiment).groups.items()}
+
+
 def number_files(experiment: str) -> list[str]:
     """The files of a user's own numbers."""
     return [local(str(number_file(name))) for name in experiment_of(experiment).divergence.numbers]
@@ -190,7 +198,15 @@ def pages_of(wildcards) -> list[str]:
     outputs += rules.speed.output if has_speeds(wildcards.experiment) else []
     outputs += rules.own_numbers.output if experiment_of(wildcards.experiment).divergence.numbers else []
     outputs += rules.compare.output if has_comparison(wildcards.experiment) else []
-    return [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
+    outputs += [*rules.groups.output, *rules.plot_group.output] if groups_of(wildcards.experiment) else []
+    names = groups_of(wildcards.experiment)
+    return list(
+        dict.fromkeys(
+            path
+            for output in outputs
+            for path in expand(pattern_of(output), experiment=wildcards.experiment, group=names or [""])
+        )
+    )
 
 
 @cache
@@ -323,11 +339,11 @@ onerror:
         sys.exit(INTERRUPTED)
 
 
-def figure(name: str, question: str) -> str:
-    """The PNG of a figure, with its place in the report."""
+def figure(name: str, question: str, caption: str | None = None) -> str:
+    """The PNG of a figure, with its place in the report; the caption has the figure's name, if not another."""
     return report(
         f"results/{{experiment}}/plots/{name}.png",
-        caption=f"../report/{name}.rst",
+        caption=f"../report/{caption or name}.rst",
         category="{experiment}",
         subcategory="Figures",
         labels={"result": question},

@@ -16,11 +16,12 @@ import pandas as pd
 from horizons.columns import NUMBERS
 from horizons.errors import UserError
 from horizons.numbers import Number
+from horizons.report.groups import Tokens, Way, read_tokens, ways_of
 from horizons.report.labels import group_points, label_points, label_texts, short_name, swept_keys, visible
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
 from horizons.store.streams import ABOUT, read_about, read_candidate_samples, read_outputs, read_token_texts
-from horizons.store.tables import column_of
+from horizons.store.tables import column_of, field_text
 
 # Probabilities are whole multiples of 1 / PROBABILITY_SCALE in the page, which takes half the characters.
 PROBABILITY_SCALE = 10_000
@@ -52,15 +53,18 @@ def explorer_page(
     candidates_files: Iterable[Path],
     parts: Mapping[str, Path],
     most_samples: int = 200,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The HTML of an experiment's explorer, which needs nothing but itself.
 
     `table_files` are the divergence tables of its runs, in the order of their results and candidates, `points` the
-    swept values of each run by its number; `parts` are the files the page is made of: page, style, script. It shows at
-    most `most_samples` samples, and not more than fit into MOST_BYTES, see `choose_samples`. It opens on the run and
-    sample with the most to see, see `mean_divergences`. Raises UserError where files of a run do not belong together.
+    swept values of each run by its number; `parts` are the files the page is made of: page, style, script; `groups`, of
+    the experiment, are what tokens and samples can be picked out by. It shows at most `most_samples` samples, and not
+    more than fit into MOST_BYTES, see `choose_samples`. It opens on the run and sample with the most to see, see
+    `mean_divergences`. Raises UserError where files of a run do not belong together.
     """
     labels, files = label_points(points), {}
+    candidates_files = list(candidates_files)
     with open_tables(table_files) as tables:
         about = about_numbers(tables)
         divergences = {table.run: divergences_of(table) for table in tables}
@@ -70,15 +74,27 @@ def explorer_page(
             if numbers:
                 files[table.run] = read_chosen(table, numbers, *paths, len(divergences[table.run]))
     order = fitting(order, files)
+    ways = ways_of(groups or {})
+    kept = {run: {number for other, number in order if other == run} for run in files}
+    files = {run: keep_samples(chosen, kept[run]) for run, chosen in files.items() if kept[run]}
+    candidates = {path.name.partition(".")[0]: path for path in candidates_files}
+    tokens = {run: read_tokens(candidates[run]) for run in files} if ways else {}
+    divided = {
+        run: [divide(output, ways, tokens.get(run)) for output in chosen.results["outputs"]]
+        for run, chosen in files.items()
+    }
+    values = [way.order(_found(divided, place)) for place, way in enumerate(ways)]
     blocks = []
     for run, chosen in files.items():
-        numbers = {number for other, number in order if other == run}
-        if numbers:
-            blocks.append(data_block(f"run-{run}", encode_run(*keep_samples(chosen, numbers))))
+        data = encode_run(*chosen)
+        for sample, found in zip(data["samples"], divided[run], strict=True):
+            length = len(sample["output"])
+            sample["groups"] = [_places(of_way, values[place], length) for place, of_way in enumerate(found)]
+        blocks.append(data_block(f"run-{run}", data))
     shown = [run for run in labels if any(run == other for other, _ in order)]
     page = {
         "numbers": about,
-        "groups": [],
+        "groups": [{"name": way.name, "values": values[place]} for place, way in enumerate(ways)],
         "swept": [visible(short_name(key, swept_keys(points))) for key in swept_keys(points)],
     }
     opening = max(shown, key=lambda run: divergences[run].max())
@@ -94,6 +110,31 @@ def explorer_page(
         "@SCRIPT@": script,
     }
     return _replace(parts["page"].read_text(encoding="utf-8"), replacements)
+
+
+def divide(output: Mapping[str, Any], ways: Sequence[Way], tokens: Tokens | None) -> list[str | list[str]]:
+    """The groups of one sample: of a way to divide prompts its value, and of others that of each position."""
+    fields = {name: field_text(value) for name, value in output.get("fields", {}).items()}
+    found: list[str | list[str]] = []
+    for way in ways:
+        if way.prompt is not None:
+            found.append(way.of_prompt(fields))
+        elif way.position is not None:
+            found.append([way.of_position(position) for position in range(len(output["output_ids"]))])
+        else:
+            found.append([way.of_token(token, tokens) for token in output["output_ids"]])
+    return found
+
+
+def _found(divided: Mapping[str, list[list[str | list[str]]]], place: int) -> set[str]:
+    """All values of one way to divide that occur."""
+    of_way = [sample[place] for samples in divided.values() for sample in samples]
+    return {value for each in of_way for value in ([each] if isinstance(each, str) else each)}
+
+
+def _places(found: str | list[str], values: Sequence[str], length: int) -> int | list[int]:
+    """Values by their place among all; of positions those that are shown."""
+    return values.index(found) if isinstance(found, str) else [values.index(value) for value in found[:length]]
 
 
 def explored(numbers: Mapping[str, Number]) -> dict[str, Number]:

@@ -28,6 +28,7 @@ from horizons.report.figures.comparison import comparison
 from horizons.report.figures.data import commits_of, reduce_numbers, reduce_tables
 from horizons.report.figures.frame import BEFORE_COMMIT, POSITIONS_AHEAD, save, swept_lines
 from horizons.report.figures.glyphs import printable, use_fonts_for
+from horizons.report.figures.groups import groups
 from horizons.report.figures.own_numbers import own_numbers
 from horizons.report.figures.speed import looks_of, speed
 from horizons.report.figures.trellis import choose_samples, trellis
@@ -130,6 +131,25 @@ def draw_own_numbers(
         lines = swept_lines({point: values[point] for point in order}, title)
         names = POSITIONS_AHEAD if left_to_right else BEFORE_COMMIT
         draw_all([("own_numbers", own_numbers, (sums, own, len(asked) - len(own), lines, names))], folder, processes=1)
+
+
+def draw_groups(
+    table: pd.DataFrame,
+    name: str,
+    points: Mapping[str, Mapping[str, Any]],
+    style: Path,
+    folder: Path,
+    left_to_right: bool = True,
+) -> None:
+    """Draw `group-{name}` into `folder`, as PNG and SVG, from the table of `summarize_groups`."""
+    rows = table[table["group"] == name]
+    values = list(dict.fromkeys(rows["value"]))
+    panels = {run: label for run, label in label_points(points).items() if run in set(rows["run"])}
+    names = POSITIONS_AHEAD if left_to_right else BEFORE_COMMIT
+    with plt.style.context(style):
+        use_fonts_for([*panels.values(), *values, name])
+        lines = swept_lines({value: value for value in values}, name)
+        draw_all([(f"group-{name}", groups, (rows, name, panels, lines, names))], folder, processes=1)
 
 
 def draw_all(figures: Sequence[NamedFigure], folder: Path, processes: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from horizons.columns import LOWER_BOUND, NUMBERS
+from horizons.columns import LOWER_BOUND, NUMBERS, TEXT, TOKENS
 from horizons.errors import UserError, first_line
 from horizons.numbers import Number
 from horizons.store.custody import own_numbers
@@ -18,7 +18,8 @@ THREADS = 2  # of the engine, on a machine that has them
 MEMORY = "1GB"  # that the engine itself takes at most
 READ_AT_ONCE = 160_000_000  # bytes of columns, about, of one table; reading takes twice as much
 ROW_BYTES = 130  # of CSV, about
-TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN"}
+OF_TEXT = f"NOT after_eos AND special = '{TEXT}'"  # the entries that means are of, as SQL
+TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN", "matched": "BOOLEAN", "special": "VARCHAR"}
 
 
 class Table:
@@ -42,6 +43,12 @@ class Table:
                 self.columns: list[str] = next(csv.reader(file), [])
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: can't be read as a table: {error}; make it again") from error
+        self._types |= dict.fromkeys(self.fields, "VARCHAR")
+
+    @property
+    def fields(self) -> list[str]:
+        """The columns that come from further keys of the prompt lines: those after the others."""
+        return self.columns[self.columns.index(TOKENS[-1]) + 1 :] if TOKENS[-1] in self.columns else []
 
     def __contains__(self, name: str) -> bool:
         return name in self.columns

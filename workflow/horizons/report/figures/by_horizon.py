@@ -38,10 +38,10 @@ def agreement_by_horizon(sums: pd.DataFrame, lines: Lines, names: HorizonNames =
     return figure
 
 
-def lines_by_horizon(panel: Axes, means: pd.DataFrame, lines: Lines, names: HorizonNames) -> None:
-    """One line for each point of the sweep, over horizons."""
+def lines_by_horizon(panel: Axes, means: pd.DataFrame, lines: Lines, names: HorizonNames, by: str = "point") -> None:
+    """One line for each point of the sweep, or value of the column `by`, over horizons."""
     horizon_axis(panel, means["horizon"].unique() if len(means) else [1], names.axis)
-    draw_lines(panel, means, "horizon", "point", lines)
+    draw_lines(panel, means, "horizon", by, lines)
 
 
 def acceptance(accepted: pd.DataFrame, horizons: Sequence[int], lines: Lines) -> Figure:
