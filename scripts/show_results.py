@@ -17,6 +17,8 @@ from horizons.store.tables import read_tables
 
 
 def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("show_results.py: which experiment? python scripts/show_results.py EXPERIMENT [--report]")
     name = sys.argv[1]
     try:
         experiment = load_experiment(require_experiment(name, Path("config")))

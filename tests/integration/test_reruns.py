@@ -78,6 +78,7 @@ CHANGES = {
     "the style of the plots": edit(STYLE),
     "`plots.samples`": experiment(plots={"samples": ["copy-001"]}),
     "`explorer.samples`": experiment(explorer={"samples": 2}),
+    "`groups`": experiment(groups={"kind": {"token": "class"}}),
     "one file of a triple removed": remove("results/small/00001.safetensors"),
     "one table removed": remove("results/small/00001.divergence.csv"),
     "one table cut off": cut_off("results/small/00001.divergence.csv"),

@@ -12,20 +12,9 @@ LIBRARY = REPOSITORY / "workflow" / "horizons"
 
 # In the order of the way of the data: what is asked, a model, commits, numbers, files, stages, pages.
 ORDER = [
-    *(
-        "errors",
-        "logs",
-        "memory",
-        "strict_json",
-        "strict_yaml",
-        "measure",
-        "numbers",
-        "columns",
-        "entries",
-        "token_classes",
-    ),
-    *("section", "generation", "config", "schedule", "prompts", "scoring", "recorded", "devices", "environment"),
-    *("models", "decode", "store", "triple", "keep", "validation"),
+    *("errors", "logs", "memory", "strict_json", "strict_yaml", "measure", "numbers", "columns", "entries"),
+    *("token_classes", "section", "generation", "config", "schedule", "plain_prompts", "prompts", "scoring"),
+    *("recorded", "devices", "environment", "models", "decode", "store", "triple", "keep", "validation"),
     *("divergence", "requests", "run", "guide", "report", "planning"),
 ]
 

@@ -1,4 +1,4 @@
-"""The prompts of a dataset: JSONL, one object a line, checked line by line. No torch."""
+"""The prompts of a dataset: JSONL, one object a line, checked line by line; or plain text, or CSV. No torch."""
 
 import codecs
 import difflib
@@ -12,6 +12,7 @@ from horizons.columns import table_columns
 from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs, pool_seeds
 from horizons.errors import UserError
 from horizons.generation import Generation
+from horizons.plain_prompts import as_json_lines
 from horizons.strict_json import parse_json, shorten
 
 Step = tuple[list[int], list[int]]  # what a forward pass commits: positions, and their tokens
@@ -117,7 +118,7 @@ def _numbered_prompts(dataset: Dataset) -> list[tuple[int, Prompt]]:
         raise UserError(f"{path}: can't be read: {error.strerror}; check dataset.path") from error
     prompts: list[tuple[int, Prompt]] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(as_json_lines(path, lines), start=1):
         if not line.strip():
             continue
         prompt = _parse(line, f"{path}: line {number}")

@@ -19,7 +19,7 @@ from horizons.config import (
 )
 from horizons.errors import UserError
 from horizons.logs import INTERRUPTED
-from horizons.models.facts import checkpoint_files
+from horizons.models.facts import checkpoint_files, require_model_folder
 from horizons.numbers.own import changed_numbers, number_file, require_number_files
 from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
 from horizons.prompts import compares_speed, local_path, require_fields, require_samples, shares_prompts
@@ -59,6 +59,8 @@ def experiment_of(experiment: str) -> Experiment:
         if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
             require_samples(found, str(path))
             require_blocks(found, str(path))
+            for run in expand_runs(found):
+                require_model_folder(run.config.model, str(path))
             require_fields(found, str(path))
             require_number_files(found.divergence.numbers, str(path))
     except UserError as error:
