@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from horizons.report.explorer import explorer_page
 from horizons.report.labels import label_texts
-from horizons.store.files import read_candidates
+from horizons.store.files import read_candidates, write_results
 from made_up import ODD_TEXTS, make_any_order_table, make_table, write_run, write_tables
 from workflows import run_snakemake
 
@@ -113,10 +113,10 @@ def explorer(tmp_path_factory):
     return write_page(folder, table, points, [(results, candidates)], "made up"), table
 
 
-def write_page(folder, table, points, files, name="x"):
+def write_page(folder, table, points, files, name="x", **options):
     """Write the explorer of a table; `files` are results and candidates of each of its runs."""
     path = folder / "explorer.html"
-    page = explorer_page(name, write_tables(folder, table), points, *zip(*files, strict=True), PARTS)
+    page = explorer_page(name, write_tables(folder, table), points, *zip(*files, strict=True), PARTS, **options)
     path.write_text(page, encoding="utf-8")
     return path
 
@@ -414,6 +414,27 @@ def test_a_search_finds_prompts_labels_and_tokens(open_page, two_runs):
     assert page.locator("[role=option][aria-selected=true] .name").inner_text() != "q5"
     page.locator("#search").fill("nothing like this")
     assert page.locator("#list .empty").count() == 1
+
+
+def test_samples_and_tokens_are_picked_out_by_group(open_page, tmp_path):
+    table = make_table(samples=6)
+    outputs = [{"fields": {"level": ["hard", "easy"][n % 2]}} for n in range(6)]
+    results, candidates = write_run(tmp_path, table, ["alpha", "12", ",", "delta", "9"], outputs)
+    classes = dict(enumerate(["word start", "number", "punctuation", "word start", "number"]))
+    write_results(candidates, read_candidates(candidates) | {"token_classes": {str(n): classes[n] for n in classes}})
+    groups = {"kind": {"token": "class"}, "level": {"prompt": "level"}}
+    path = write_page(tmp_path, table, {"00000": {}}, [(results, candidates)], groups=groups)
+    page = open_page(path, ".token", at="question=q0")
+    page.select_option("#group", label="kind: number")
+    apart = "tokens => tokens.map(token => token.classList.contains('apart'))"
+    assert page.locator("#tokens .token").evaluate_all(apart) == [n % 5 not in (1, 4) for n in range(12)]
+    chosen = table[(table["final_token_id"].isin([1, 4])) & (table["horizon"] == 2)]
+    means = chosen.groupby("question_id")["kl"].mean()
+    shown = [float(text) for text in page.locator("#list .mean").all_inner_texts()]
+    assert shown == pytest.approx(means.tolist(), abs=0.006)
+    page.select_option("#group", label="level: easy")
+    assert shown_samples(page) == ["q1", "q3", "q5"]
+    assert not any(page.locator("#tokens .token").evaluate_all(apart))
 
 
 def test_the_final_prediction_is_first_and_stays_in_sight_with_16_horizons(open_page, two_runs):

@@ -9,6 +9,7 @@ from horizons.report.figures.by_horizon import lines_by_horizon
 from horizons.report.figures.frame import HorizonNames, Lines, name_panel, open_frame, panels_of
 from horizons.report.intervals import FEW_EFFECTIVE
 
+MOST_COUNTED = 6  # groups of which the note says how large they are
 DRAWN = {"js": "JS divergence{} (nats)", "top1_agreement": "Top-1 agreement (fraction)"}
 
 
@@ -34,19 +35,20 @@ def groups(table: pd.DataFrame, name: str, panels: Mapping[str, str], lines: Lin
             )
             lines_by_horizon(panel, means, lines, names, by="value")
             panel.set_ylabel(ylabel.format("" if column == number else ", lower bound"))
-            panel.set_ylim(bottom=0)
-            if number == "top1_agreement":
-                panel.set_ylim(0, 1.02)
         if len(titles) > 1:
             name_panel(row[0], label)
+    axes[0, 0].set_ylim(bottom=0)  # when all is drawn, for the panels of a column share their axis
+    axes[0, 1].set_ylim(0, 1.02)
     return figure
 
 
 def count_samples(table: pd.DataFrame) -> str:
-    """What the bars are, and how many samples and predictions each group has, for the note under the figure."""
+    """What the bars are, and how many positions and samples each group has, for the note under the figure."""
     at_final = table[table["horizon"] == table["horizon"].min()]
     of_value = at_final.groupby("value", sort=False)[["samples", "n"]].sum()
-    counts = ", ".join(f"{value} {row['n']} of {row['samples']} samples" for value, row in of_value.iterrows())
-    notes = f"Positions: {counts}. Bars: 95 % interval over samples"
+    counts = ", ".join(f"{value}: {row['n']} ({row['samples']})" for value, row in of_value.iterrows())
+    if len(of_value) > MOST_COUNTED:
+        counts = f"as groups.csv says of the {len(of_value)} groups"
+    notes = f"Positions (samples) {counts}. Bars: 95 % interval over samples"
     few = table["js_effective_samples" if "js_effective_samples" in table else "js_lower_bound_effective_samples"]
     return notes + (f"; hollow: fewer than {FEW_EFFECTIVE} samples differ" if (few < FEW_EFFECTIVE).any() else "")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from horizons.numbers import Number
 from horizons.report.figures.by_horizon import lines_by_horizon
 from horizons.report.figures.frame import (
-    PANEL_WIDTH,
+    LABEL_WIDTH,
     POSITIONS_AHEAD,
     HorizonNames,
     Lines,
@@ -41,10 +41,11 @@ def own_numbers(
     across = max(1, min(2, len(numbers)))
     rows = max(1, -(-len(numbers) // across))
     figure, axes = open_frame("How do your own numbers change with the horizon?", notes, lines, rows, across)
-    shown = fit_labels(labels, PANEL_WIDTH[across], 7)
+    shown = fit_labels({name: number.title for name, number in numbers.items()}, LABEL_WIDTH, 7)
     for panel, name in zip(axes.flat, numbers, strict=False):
         lines_by_horizon(panel, means[name], lines, names)
-        panel.set_ylabel(shown[name])
+        unit = (numbers[name].unit or "no unit") + qualifier(sums, name)
+        panel.set_ylabel(f"{shown[name]}\n({unit})")
         low, high = numbers[name].lowest, numbers[name].highest
         if low == 0:
             panel.set_ylim(bottom=0)
