@@ -118,7 +118,9 @@ def test_what_is_no_record_is_told_for_what_it_is(tmp_path, content, said):
 def test_a_missing_record_one_of_another_stage_and_one_of_other_maths_are_refused(tmp_path, monkeypatch):
     paths = write_run(tmp_path)
     record = tmp_path / "00000.divergence.json"
-    with pytest.raises(NoRecord, match=f"stage divergence and version {MATHS_VERSION} .*, expected summary and {MATHS_VERSION}"):
+    with pytest.raises(
+        NoRecord, match=f"stage divergence and version {MATHS_VERSION} .*, expected summary and {MATHS_VERSION}"
+    ):
         read_record(record, "summary")
     monkeypatch.setattr("horizons.store.custody.MATHS_VERSION", 1000)
     with pytest.raises(NoRecord, match=f"version {MATHS_VERSION} of the maths, expected divergence and 1000"):

@@ -125,7 +125,7 @@ def require_device(device: str) -> None:
 def table_of(
     triple: Triple, samples: Iterable[MeasuredSample], special_ids: Collection[int] = frozenset()
 ) -> pd.DataFrame:
-    """The divergence table of a run, one row an entry; `special_ids` are special tokens beside those it names itself."""
+    """The divergence table of a run, one row an entry; `special_ids` are special tokens beside those it names."""
     eos_token_ids = triple.saved.get("eos_token_ids", [])
     if "mask_token_id" in triple.saved:
         special_ids = {*special_ids, triple.saved["mask_token_id"]}

@@ -26,7 +26,6 @@ class FileTokenizer:
         """The text of ids."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
-
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
         """The tokens by id that were added to the vocabulary, special ones among them."""
@@ -36,7 +35,9 @@ class FileTokenizer:
 def special_token_ids(tokenizer: Any) -> set[int]:  # noqa: ANN401
     """The ids of a tokenizer's special tokens."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    return {token_id for token_id, token in added.items() if token.special} | {*getattr(tokenizer, "all_special_ids", ())}
+    return {token_id for token_id, token in added.items() if token.special} | {
+        *getattr(tokenizer, "all_special_ids", ())
+    }
 
 
 def load_text_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:  # noqa: ANN401

@@ -49,7 +49,7 @@ class Table:
         types = {name: TYPES.get(name, "BIGINT") for name in self.columns}
         source = (
             f"read_csv(?, columns={types}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
-            "nullstr='', max_line_size=16000000)"
+            "nullstr='', max_line_size=16000000, buffer_size=32000000)"
         )
         query = f"SELECT {', '.join(names)} FROM {source} WHERE {where}"
         try:
