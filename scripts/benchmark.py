@@ -182,7 +182,7 @@ def capture(model: CheckpointModel, prompts: list[list[int]], settings: Generati
 
             def on_commits(commits: Commits) -> None:
                 fields = keep.keep(commits.predictions, commits.tokens)
-                background.call_with(fields, writer.write, commits.timestep, commits.samples, commits.positions)
+                background.call_with(fields, writer.write, commits.timesteps, commits.samples, commits.positions)
 
             def finish(batch: dict[int, Decoded]) -> None:
                 for sample, decoded in batch.items():
@@ -225,7 +225,7 @@ def write_samples(folder: Path, sizes: Sizes, samples: list[torch.Tensor] | Iter
             for timestep in range(sizes.max_tokens):
                 made = {horizon: rows.get((timestep - horizon + 1, horizon)) for horizon in HORIZONS}
                 fields = {horizon: {"logits": logits[row, None]} for horizon, row in made.items() if row is not None}
-                writer.write(timestep, [sample], [timestep], fields)
+                writer.write([timestep], [sample], [timestep], fields)
             writer.end(sample)
         finish_triple(writer, keep, sizes.vocab_size, [sizes.prompt_length] * count, [steps] * count)
     return folder / "00000.json.gz"

@@ -66,7 +66,7 @@ def write_sample(writer: TripleWriter, sample: int, logits: torch.Tensor, max_to
     for timestep in range(max_tokens):
         made = {horizon: row_of.get((timestep - horizon + 1, horizon)) for horizon in horizons}
         fields = {horizon: {"logits": logits[row : row + 1]} for horizon, row in made.items() if row is not None}
-        writer.write(timestep, [sample], [timestep], fields)
+        writer.write([timestep], [sample], [timestep], fields)
     writer.end(sample)
 
 

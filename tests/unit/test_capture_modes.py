@@ -194,7 +194,7 @@ def test_at_a_real_vocabulary_64_logits_take_300_times_less(tmp_path):
             for timestep in range(4):
                 horizons = [horizon for horizon in (1, 2, 4) if horizon <= timestep + 1]
                 logits = {horizon: torch.randn(1, 126_464, generator=generator).bfloat16() for horizon in horizons}
-                writer.write(timestep, [0], [timestep], keep.keep(logits, torch.tensor([9])))
+                writer.write([timestep], [0], [timestep], keep.keep(logits, torch.tensor([9])))
             writer.end(0)
             writer.finish([WrittenSample("q0", 9, [[at] for at in range(4)])], {"outputs": [{}]}, {})
         sizes[mode] = sum((tmp_path / f"{mode}{end}").stat().st_size for end in (".safetensors", ".metadata.json"))

@@ -11,7 +11,8 @@ from generation import MadeUpModel
 from horizons.config import Generation
 from horizons.decode.batches import batches_by_length, check_lengths, decode_in_batches, generate
 from horizons.decode.choose import choose, sample_seed
-from horizons.decode.loop import NotFinite, Request
+from horizons.decode.finite import NotFinite
+from horizons.decode.loop import Request
 from horizons.errors import UserError
 from horizons.run import report_progress
 from triples import left_to_right
@@ -204,7 +205,7 @@ def test_commits_hold_what_was_predicted_up_to_them():
     horizons, found = [1, 2, 4], {}
 
     def on_commits(commits):
-        assert sorted(commits.predictions) == [h for h in horizons if h <= commits.timestep + 1]
+        assert sorted(commits.predictions) == [h for h in horizons if h <= commits.timesteps[0] + 1]
         tokens = commits.tokens.tolist()
         for row, (sample, position, token) in enumerate(zip(commits.samples, commits.positions, tokens, strict=True)):
             predictions = {horizon: logits[row].tolist() for horizon, logits in commits.predictions.items()}

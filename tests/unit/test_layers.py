@@ -15,7 +15,7 @@ ORDER = [
     *("errors", "logs", "memory", "strict_json", "strict_yaml", "columns", "entries"),
     *("section", "generation", "config", "schedule", "prompts", "scoring", "recorded", "devices", "environment"),
     *("models", "decode", "measure", "store", "triple", "keep", "validation"),
-    *("divergence", "run", "guide", "report", "planning"),
+    *("divergence", "requests", "run", "guide", "report", "planning"),
 ]
 
 

@@ -171,7 +171,7 @@ def test_a_text_that_goes_on_after_its_end_is_told(tmp_path):
 def test_a_trace_belongs_to_any_order_and_to_no_other(tmp_path):
     file = generate(tmp_path, "blocks")
     [found] = problems_after(file, None)
-    assert "sample 0: trace is missing; policy llada needs it" in found
+    assert "sample 0: trace is missing; an order that is not left to right needs it" in found
     (tmp_path / "other").mkdir()
     generate_run(small_run(), tmp_path / "other" / "00000.json.gz")
     results = read(tmp_path / "other" / "00000.json.gz")

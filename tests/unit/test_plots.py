@@ -375,7 +375,7 @@ def test_where_tokens_are_drawn_accepting_is_explained_and_one_token_is_no_certa
     accepted = reduced(tmp_path, make_table(samples=6)).accepted
     greedy, drawn = (acceptance(accepted, [1, 2, 4, 8], ONE, Look(), at_random) for at_random in (False, True))
     assert "drawn at a temperature" not in texts_of(greedy)
-    assert "a predicted token is accepted if it is the one drawn in the end" in texts_of(drawn)
+    assert "a predicted token is accepted if it is the one that came in the end" in texts_of(drawn)
     low = [sheet.numbers.query("tokens == 1")["low"].iloc[0] for sheet in (greedy, drawn)]
     assert low[0] == 1
     assert low[1] < 1

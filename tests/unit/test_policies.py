@@ -219,7 +219,7 @@ def test_what_is_revealed_between_a_prediction_and_its_commit_is_worth_the_logar
             for before, final in zip(early.double().softmax(-1), finals, strict=True):
                 known = final > 0
                 reverse = (final[known] * (final[known] / before[known]).log()).sum().item()
-                u, v = revealed[commits.timestep - horizon + 1], revealed[commits.timestep]
+                u, v = revealed[commits.timesteps[0] - horizon + 1], revealed[commits.timesteps[0]]
                 compared.append((reverse, math.log((names - u) / (names - v))))
 
     # Names that two positions of one timestep share would leave fewer revealed than committed.

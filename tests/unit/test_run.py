@@ -248,7 +248,7 @@ with TripleWriter(Path(sys.argv[1]), keep.layout, room, HORIZONS) as writer:
     with Background() as background:
         def write(commits):
             fields = keep.keep(commits.predictions, commits.tokens)
-            background.call_with(fields, writer.write, commits.timestep, commits.samples, commits.positions)
+            background.call_with(fields, writer.write, commits.timesteps, commits.samples, commits.positions)
         begin = lambda samples: background.call(writer.begin, samples)
         for batch in decode_in_batches(Model(), requests, settings, begin, write):
             for sample in batch:

@@ -109,7 +109,7 @@ def side_by_side(results_file, logits):
     with open_writer(results_file) as writer:
         writer.begin([0, 1])
         for timestep in range(10):
-            writer.write(timestep, [0, 1], [timestep] * 2, commits_of(logits, timestep))
+            writer.write([timestep] * 2, [0, 1], [timestep] * 2, commits_of(logits, timestep))
         for sample in (0, 1):
             writer.end(sample)
         finish(writer)
@@ -119,7 +119,7 @@ def begun_anew(results_file, logits):
     with open_writer(results_file) as writer:
         writer.begin([0, 1])
         for timestep in range(9):
-            writer.write(timestep, [0, 1], [timestep] * 2, commits_of(logits + 1, timestep))
+            writer.write([timestep] * 2, [0, 1], [timestep] * 2, commits_of(logits + 1, timestep))
         for sample in (0, 1):
             write_sample(writer, sample, logits[sample], 10, HORIZONS)
         finish(writer)
@@ -136,7 +136,7 @@ def gone_on_with(results_file, logits):
     with open_writer(results_file) as writer:
         writer.begin([0])
         for timestep in range(10):
-            writer.write(timestep, [0], [timestep], commits_of(logits[:1], timestep))
+            writer.write([timestep], [0], [timestep], commits_of(logits[:1], timestep))
         rows = writer.end(0)
     with open_writer(results_file) as writer:
         assert not writer.adopt(0, rows._replace(num_entries=rows.num_entries - 1))
@@ -183,7 +183,7 @@ def test_rows_that_were_changed_are_not_gone_on_from(tmp_path):
     with open_writer(tmp_path / "00000.json.gz") as writer:
         writer.begin([0])
         for timestep in range(10):
-            writer.write(timestep, [0], [timestep], commits_of(logits[:1], timestep))
+            writer.write([timestep], [0], [timestep], commits_of(logits[:1], timestep))
         rows = writer.end(0)
     temporary = tmp_path / ".00000.safetensors.tmp"
     content = bytearray(temporary.read_bytes())

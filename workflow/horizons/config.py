@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from horizons.columns import NUMBERS
 from horizons.errors import UserError
-from horizons.generation import POLICY_KEYS, Generation, policy_keys
+from horizons.generation import DEPENDENT, POLICY_KEYS, Generation, policy_keys
 from horizons.section import Problem, Section
 from horizons.strict_json import shorten
 from horizons.strict_yaml import read_yaml
@@ -255,11 +255,11 @@ def pool_seeds(point: dict[str, Any]) -> dict[str, Any]:
 def dump_experiment(experiment: Experiment) -> str:
     """An experiment as YAML, every key with its value, which loads as the same experiment.
 
-    Where policies are swept, the keys that they alone decide are there only if they were given.
+    Where policies or tokens are swept, the keys that they alone decide are there only if they were given.
     """
     content = experiment.model_dump()
-    if "generation.policy" in experiment.sweep:
-        content = _without_policy_defaults(experiment, content)
+    if not {"generation.policy", "generation.tokens"}.isdisjoint(experiment.sweep):
+        content = _without_dependent_defaults(experiment, content)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
@@ -303,23 +303,27 @@ def _dotted_keys() -> list[str]:
 def _at_points(experiment: Experiment) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Each point of the sweep, and the content of a run there: the swept values in their places, and no sweep."""
     content = experiment.model_dump(exclude={"sweep", *LATER_SECTIONS})
-    content = _without_policy_defaults(experiment, content)
+    content = _without_dependent_defaults(experiment, content)
     for values in itertools.product(*experiment.sweep.values()):
         point = dict(zip(experiment.sweep, values, strict=True))
         at_point = {**content}
+        unused = set()
         if "generation.policy" in point:
-            unused = policy_keys() - {*POLICY_KEYS.get(point["generation.policy"], ())}
-            given = at_point["generation"].items()
-            at_point["generation"] = {key: value for key, value in given if key not in unused}
+            unused |= policy_keys() - {*POLICY_KEYS.get(point["generation.policy"], ())}
+        if point.get("generation.tokens", "given") != "given":
+            unused |= {"given", "given_end"}
+        if unused:
+            settings = at_point["generation"].items()
+            at_point["generation"] = {key: value for key, value in settings if key not in unused}
         for dotted, value in point.items():
             section, _, key = dotted.partition(".")
             at_point[section] = {**at_point[section], key: value} if key else value
         yield point, at_point
 
 
-def _without_policy_defaults(experiment: Experiment, content: dict[str, Any]) -> dict[str, Any]:
-    """The content without the defaults that depend on the policy, which at another point may be another one."""
-    unset = policy_keys() - experiment.generation.model_fields_set
+def _without_dependent_defaults(experiment: Experiment, content: dict[str, Any]) -> dict[str, Any]:
+    """The content without the defaults that depend on tokens and policy, which at another point may be others."""
+    unset = {*DEPENDENT, *policy_keys()} - experiment.generation.model_fields_set
     generation = {key: value for key, value in content["generation"].items() if key not in unset}
     return content | {"generation": generation}
 

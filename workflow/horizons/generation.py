@@ -25,19 +25,23 @@ EDITING = ("editing_threshold", "max_post_steps")
 USUAL_BLOCK = 32  # positions, where a policy decodes blocks and none are asked for
 
 
+# What follows from who chooses the tokens, and from the policy, where it is not said.
+DEPENDENT = ("given", "policy", "horizons_in")
+
+
 def policy_keys() -> set[str]:
     """The keys of `generation` that not all policies use."""
     return {key for keys in POLICY_KEYS.values() for key in keys}
 
 
 def _default_block_length(earlier: dict[str, Any]) -> int | None:
-    if "block_length" not in POLICY_KEYS.get(earlier.get("policy", ""), ()):
+    if "block_length" not in POLICY_KEYS.get(earlier.get("policy") or "", ()):
         return None
     return 1 if earlier["policy"] == "llada" else min(USUAL_BLOCK, earlier.get("max_tokens", USUAL_BLOCK))
 
 
 def _default_remasking(earlier: dict[str, Any]) -> str | None:
-    return REMASKING.get(earlier.get("policy", ""), (None,))[0]
+    return REMASKING.get(earlier.get("policy") or "", (None,))[0]
 
 
 def _default_horizons(earlier: dict[str, Any]) -> list[int]:
@@ -50,9 +54,21 @@ def _default_horizons(earlier: dict[str, Any]) -> list[int]:
 class Generation(Section):
     """How the model generates, and which predictions are saved."""
 
+    tokens: Literal["generated", "given", "replay"] = Field(
+        "generated",
+        description="Who chooses the tokens: the model; or the prompt file, with a text whose predictions are recorded "
+        "(given) or the trace of another decoder (replay). See docs/replay.md.",
+    )
+    given: Literal["continuation", "label"] | None = Field(
+        default_factory=lambda earlier: "continuation" if earlier.get("tokens") == "given" else None,
+        description="For tokens: given; the key of a prompt line that holds the text.",
+    )
+    given_end: bool = Field(False, description="For tokens: given; an end-of-text token follows the text.")
     max_tokens: int = Field(64, description="Tokens to generate for each prompt.", ge=1)
-    policy: Literal["llada", "dream", "threshold", "factor", "block_diffusion"] = Field(
-        "llada", description="Which masked positions a timestep commits; see docs/policies.md."
+    policy: Literal["llada", "dream", "threshold", "factor", "block_diffusion"] | None = Field(
+        default_factory=lambda earlier: None if earlier.get("tokens") == "replay" else "llada",
+        description="Which masked positions a timestep commits; see docs/policies.md. With tokens: replay the trace "
+        "says it, and a policy that is named is compared with it.",
     )
     block_length: int | None = Field(
         default_factory=_default_block_length,
@@ -91,7 +107,8 @@ class Generation(Section):
     )
     save_logits: bool = Field(True, description="Save the raw logits of every horizon at every timestep.")
     horizons_in: Literal["positions", "timesteps"] = Field(
-        "positions", description="positions ahead, which needs left to right; or timesteps before the commit."
+        default_factory=lambda earlier: "positions" if earlier.get("policy") else "timesteps",
+        description="positions ahead, which needs left to right; or timesteps before the commit.",
     )
     horizons: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=_default_horizons,
@@ -110,7 +127,7 @@ class Generation(Section):
 
     @property
     def timesteps(self) -> int:
-        """The most timesteps of a sample; `threshold` and `factor` may need fewer."""
+        """The most timesteps of a sample; `threshold` and `factor` may need fewer. A replay has those of its trace."""
         return self.steps or self.max_tokens
 
     @model_validator(mode="before")
@@ -124,7 +141,10 @@ class Generation(Section):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> "Generation":
-        if "generation.policy" not in ((info.context or {}).get("sweep") or {}):  # else each policy is checked
+        swept = {*((info.context or {}).get("sweep") or {})}  # what is swept is checked at each of its values
+        if "generation.tokens" not in swept:
+            self._check_tokens()
+        if swept.isdisjoint({"generation.tokens", "generation.policy"}):
             self._check_policy()
         if self.horizons != sorted(set(self.horizons)):
             raise Problem("horizons", self.horizons, "they must ascend without repeats")
@@ -132,14 +152,39 @@ class Generation(Section):
             raise Problem("horizons", self.horizons, "they must include 1, the final prediction")
         return self
 
+    def _check_tokens(self) -> None:
+        if self.tokens != "given":
+            for key in ("given", "given_end"):
+                if getattr(self, key):
+                    raise Problem(
+                        key, getattr(self, key), "only tokens: given uses it; remove it, or set tokens: given"
+                    )
+        if self.tokens == "generated":
+            return
+        for key in ("temperature", *(("cfg_scale",) if self.tokens == "given" else ())):
+            if getattr(self, key) > 0:
+                raise Problem(key, getattr(self, key), f"with tokens: {self.tokens} none is chosen by it; remove it")
+        if self.tokens == "given":
+            self._check_given()
+
+    def _check_given(self) -> None:
+        if self.given is None:
+            raise Problem("given", None, "tokens: given needs it: continuation or label")
+        if not self.save_logits:
+            raise Problem("save_logits", False, "without logits nothing is known of a given text; remove it")
+        if not self.is_left_to_right:
+            key = "policy" if self.policy != "llada" else "block_length"
+            remedy = "a given text is revealed left to right, with policy llada and a block_length of 1"
+            raise Problem(key, getattr(self, key), remedy)
+
     def _check_policy(self) -> None:
-        for key in sorted(policy_keys()):
-            value, used = getattr(self, key), key in POLICY_KEYS[self.policy]
-            if value is not None and not used:
-                users = " and ".join(policy for policy, keys in POLICY_KEYS.items() if key in keys)
-                raise Problem(key, value, f"policy {self.policy} does not use it, only {users}; remove it")
-            if value is None and used and key not in OPTIONAL[self.policy]:
-                raise Problem(key, value, f"policy {self.policy} needs it")
+        self._check_policy_keys()
+        if self.policy is None:
+            if self.tokens != "replay":
+                raise Problem("policy", None, f"tokens: {self.tokens} needs one, such as llada")
+            if self.horizons_in == "positions":
+                raise Problem("horizons_in", "positions", "a trace without a policy may have any order; remove it")
+            return
         known = REMASKING.get(self.policy, (None,))
         if self.remasking not in known:
             raise Problem("remasking", self.remasking, f"policy {self.policy} has {', '.join(map(str, known))}")
@@ -157,6 +202,17 @@ class Generation(Section):
             raise Problem("block_length", self.block_length, remedy)
         if self.timesteps % blocks:
             raise Problem("steps", self.steps, f"it must be a multiple of max_tokens / block_length, {blocks}")
+
+    def _check_policy_keys(self) -> None:
+        used = POLICY_KEYS.get(self.policy or "", ())
+        for key in sorted(policy_keys()):
+            value = getattr(self, key)
+            if value is not None and key not in used:
+                users = " and ".join(policy for policy, keys in POLICY_KEYS.items() if key in keys)
+                who = f"policy {self.policy} does not use it" if self.policy else "no policy is named that uses it"
+                raise Problem(key, value, f"{who}, only {users}; remove it")
+            if value is None and key in used and key not in OPTIONAL[self.policy]:
+                raise Problem(key, value, f"policy {self.policy} needs it")
 
     def _check_left_to_right(self) -> None:
         other = "generation.horizons_in: timesteps records any order"

@@ -9,25 +9,39 @@ from typing import Any, NamedTuple
 
 from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs, pool_seeds
 from horizons.errors import UserError
+from horizons.generation import Generation
 from horizons.strict_json import parse_json, shorten
+
+Step = tuple[list[int], list[int]]  # what a forward pass commits: positions, and their tokens
 
 
 class Prompt(NamedTuple):
-    """One line of a prompt file: either chat messages or plain text, and what is known of the answer."""
+    """One line of a prompt file: chat messages, plain text or token ids, and what is known of the answer."""
 
     id: str
-    messages: list[dict[str, str]] | None
-    text: str | None
-    label: str | None
-    task: str | None
+    messages: list[dict[str, str]] | None = None
+    text: str | None = None
+    label: str | None = None
+    task: str | None = None
+    token_ids: list[int] | None = None
+    continuation: str | None = None  # a text whose predictions are asked for
+    trace: list[Step] | None = None  # of another decoder; positions from the end of the prompt on
+
+    def given_text(self, settings: Generation) -> str | None:
+        """The text that is revealed instead of tokens that the model chooses; None where nothing is given."""
+        return {"continuation": self.continuation, "label": self.label, None: None}[settings.given]
+
+
+KEYS = ("id", "messages", "prompt", "prompt_ids", "label", "task", "continuation", "trace")  # of a line
 
 
 class PromptFacts(NamedTuple):
     """What is asked of the prompts of a dataset before any is run."""
 
     ids: tuple[str, ...]
-    longest: int  # bytes of the longest prompt's text, which are at least as many as its tokens
+    longest: int  # tokens of the longest prompt at most: as many as its text has bytes
     labelled: bool  # whether any has a label
+    first_without: dict[str, int]  # for a key of a prompt line that is lacking, or empty, the first such line
 
 
 def prompt_facts(dataset: Dataset) -> PromptFacts:
@@ -44,12 +58,25 @@ def prompt_facts(dataset: Dataset) -> PromptFacts:
 
 @cache
 def _read_facts(dataset: Dataset, _time: int, _size: int) -> PromptFacts:
-    prompts = load_prompts(dataset)
-    texts = (prompt.text or "".join(message["content"] for message in prompt.messages or []) for prompt in prompts)
-    longest = max(len(text.encode()) for text in texts)
+    numbered = _numbered_prompts(dataset)
+    first_without: dict[str, int] = {}
+    for line, prompt in numbered:
+        for key in ("continuation", "label", "trace"):
+            if not getattr(prompt, key):
+                first_without.setdefault(key, line)
     return PromptFacts(
-        tuple(prompt.id for prompt in prompts), longest, any(prompt.label is not None for prompt in prompts)
+        ids=tuple(prompt.id for _, prompt in numbered),
+        longest=max(_most_tokens(prompt) for _, prompt in numbered),
+        labelled=any(prompt.label is not None for _, prompt in numbered),
+        first_without=first_without,
     )
+
+
+def _most_tokens(prompt: Prompt) -> int:
+    if prompt.token_ids is not None:
+        return len(prompt.token_ids)
+    text = prompt.text or "".join(message["content"] for message in prompt.messages or [])
+    return len(text.encode())
 
 
 def load_prompts(dataset: Dataset) -> list[Prompt]:
@@ -57,12 +84,28 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
 
     Raises UserError, naming the file and the line, where a line is not a prompt or an id stands twice.
     """
+    return [prompt for _, prompt in _numbered_prompts(dataset)]
+
+
+def require_tokens(dataset: Dataset, settings: Generation) -> None:
+    """Raise UserError, naming the file and the line, where a prompt lacks the text or the trace that is asked for."""
+    key = "trace" if settings.tokens == "replay" else settings.given
+    line = prompt_facts(dataset).first_without.get(key or "")
+    if line is not None:
+        raise UserError(
+            f"{local_path(dataset.path)}: line {line}: has no {key}, or an empty one; generation.tokens is "
+            f"{settings.tokens!r} and needs it in every line"
+        )
+
+
+def _numbered_prompts(dataset: Dataset) -> list[tuple[int, Prompt]]:
+    """`load_prompts` with the number of each line, from 1."""
     path = local_path(dataset.path)
     try:
         lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}; check dataset.path") from error
-    prompts: list[Prompt] = []
+    prompts: list[tuple[int, Prompt]] = []
     line_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -74,7 +117,7 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
             )
         line_of[prompt.id] = number
         if dataset.task is None or prompt.task == dataset.task:
-            prompts.append(prompt)
+            prompts.append((number, prompt))
     if not prompts:
         wanted = "prompt" if dataset.task is None else f"prompt with task {dataset.task!r} (dataset.task)"
         raise UserError(f"{path}: holds no {wanted}")
@@ -99,13 +142,14 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
     for run in expand_runs(experiment):
         if run.config.dataset not in known:
             where = f"{source}: {describe_point(run.point)}" if run.point else ""
-            found = _ids_at(where, run.config.dataset)
+            found = _facts_at(where, run.config.dataset).ids
             if len(found) < experiment.shards:
                 raise UserError(
                     f"{where or f'{source}: '}shards is {experiment.shards}; {run.config.dataset.path} gives "
                     f"{len(found)} prompts, so set it to {len(found)} or less"
                 )
             known[run.config.dataset] = found
+        require_tokens(run.config.dataset, run.config.generation)
     ids = [question_id for found in known.values() for question_id in found]
     for sample in experiment.plots.samples:
         if sample not in ids:
@@ -142,9 +186,9 @@ def shares_prompts(runs: Iterable[Run]) -> bool:
     return any(not ids.isdisjoint(prompt_facts(dataset).ids) for other in others for dataset in other)
 
 
-def _ids_at(where: str, dataset: Dataset) -> tuple[str, ...]:
+def _facts_at(where: str, dataset: Dataset) -> PromptFacts:
     try:
-        return prompt_facts(dataset).ids
+        return prompt_facts(dataset)
     except UserError as error:
         raise UserError(f"{where}{error}") from error
 
@@ -156,26 +200,54 @@ def _parse(line: bytes, where: str) -> Prompt:
         raise UserError(f"{where}: not a JSON object in UTF-8: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{where}: not a JSON object but {type(content).__name__}")
-    unknown = sorted(set(content) - {"id", "messages", "prompt", "label", "task"})
+    unknown = sorted(set(content) - set(KEYS))
     if unknown:
-        raise UserError(
-            f"{where}: {shorten(unknown[0])} is not a known key; known are id, messages, prompt, label, task"
-        )
+        raise UserError(f"{where}: {shorten(unknown[0])} is not a known key; known are {', '.join(KEYS)}")
     if not isinstance(content.get("id"), str) or not content["id"]:
         raise UserError(f"{where}: id is {shorten(content.get('id'))}; it must be a string that is not empty")
-    for key in ("label", "task"):
+    for key in ("label", "task", "continuation"):
         if not isinstance(content.get(key), str | None):
             raise UserError(f"{where}: {key} is {shorten(content[key])}; it must be a string")
     for key in ("id", "task"):  # which go into tables
         if "\r" in (content.get(key) or ""):
             raise UserError(f"{where}: {key} has a carriage return, which ends a row of CSV; remove it")
-    if ("messages" in content) == ("prompt" in content):
-        raise UserError(f"{where}: a prompt has either messages or prompt")
+    if sum(key in content for key in ("messages", "prompt", "prompt_ids")) != 1:
+        raise UserError(f"{where}: a prompt has one of messages, prompt and prompt_ids")
     if "prompt" in content and (not isinstance(content["prompt"], str) or not content["prompt"]):
         raise UserError(f"{where}: prompt is {shorten(content['prompt'])}; it must be text that is not empty")
     if "messages" in content:
         _check_messages(content["messages"], where)
-    return Prompt(*(content.get(key) for key in ("id", "messages", "prompt", "label", "task")))
+    token_ids = content.get("prompt_ids")
+    if "prompt_ids" in content and (not token_ids or not _are_numbers(token_ids)):
+        raise UserError(f"{where}: prompt_ids is {shorten(token_ids)}; it must be a list of at least one token id")
+    trace = None if content.get("trace") is None else _read_trace(content["trace"], where)
+    texts = (content.get(key) for key in ("id", "messages", "prompt", "label", "task"))
+    return Prompt(*texts, token_ids, content.get("continuation"), trace)
+
+
+def _are_numbers(values: Any) -> bool:  # noqa: ANN401, from JSON
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _read_trace(trace: Any, where: str) -> list[Step]:  # noqa: ANN401, from JSON
+    """A trace with the positions of each forward pass ascending. Raises UserError."""
+    if not isinstance(trace, list):
+        raise UserError(f"{where}: trace is {shorten(trace)}; it must be a list with an item for each forward pass")
+    steps, seen = [], set()
+    for timestep, step in enumerate(trace):
+        at = f"{where}: trace: forward pass {timestep}"
+        if not isinstance(step, list) or len(step) != 2 or not all(map(_are_numbers, step)):
+            raise UserError(f"{at} is {shorten(step)}; it must be [positions, token ids], two lists of numbers from 0")
+        positions, tokens = step
+        if len(positions) != len(tokens):
+            raise UserError(f"{at} has {len(positions)} positions and {len(tokens)} tokens")
+        for position in positions:
+            if position in seen:
+                raise UserError(f"{at} commits position {position} a second time")
+            seen.add(position)
+        order = sorted(range(len(positions)), key=positions.__getitem__)
+        steps.append(([positions[at] for at in order], [tokens[at] for at in order]))
+    return steps
 
 
 def _check_messages(messages: Any, where: str) -> None:  # noqa: ANN401, from JSON

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,18 +14,20 @@ import torch
 from tqdm import tqdm
 
 from horizons.config import Run
-from horizons.decode.batches import check_lengths, decode_in_batches
-from horizons.decode.choose import sample_seed
-from horizons.decode.loop import Decoded, NotFinite, Request
+from horizons.decode.batches import decode_in_batches
+from horizons.decode.finite import NotFinite
+from horizons.decode.loop import Decoded, Request
 from horizons.decode.trace import Commits
+from horizons.entries import entries_of
 from horizons.environment import describe_environment
 from horizons.errors import UserError
+from horizons.generation import Generation
 from horizons.keep import Keep, keep_of
 from horizons.memory import hold_freed_memory
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
-from horizons.models.text import warn_of_unknown
-from horizons.prompts import Prompt, load_prompts
+from horizons.prompts import Prompt, load_prompts, require_tokens
+from horizons.requests import Asked, ask
 from horizons.schedule import check_blocks, check_canvas, most_entries
 from horizons.scoring import score
 from horizons.store.background import Background
@@ -46,10 +49,15 @@ class Job(NamedTuple):
     run: Run
     model: CheckpointModel
     prompts: list[Prompt]
-    requests: list[Request]
+    asked: Asked
     keep: Keep  # what is kept of predictions, with save_logits
     environment: dict[str, Any]  # where and with what it is generated ...
     identity: dict[str, Any]  # ... and that part of it, of config and prompts, which decides the numbers
+
+    @property
+    def requests(self) -> list[Request]:
+        """What is asked of the model for each prompt."""
+        return self.asked.requests
 
 
 def generate_run(run: Run, results_file: Path) -> None:
@@ -83,29 +91,24 @@ def generate_run(run: Run, results_file: Path) -> None:
 def prepare(run: Run) -> Job:
     """Load what a run needs, and check that it can be generated. Raises UserError."""
     config = run.config
+    require_tokens(config.dataset, config.generation)
     prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
     model = load_model(**config.model.model_dump())
     check_blocks(config.generation, model.block_size)
     check_canvas(config.generation, model.family.canvas_length)
-    requests = [
-        Request(sample, prompt.id, model.encode(prompt), sample_seed(config.seed, prompt.id))
-        for sample, prompt in enumerate(prompts)
-    ]
-    warn_of_unknown(prompts, [model.unknown_tokens(prompt) for prompt in prompts])
-    max_tokens = config.generation.max_tokens
-    check_lengths(requests, max_tokens, len(model.suffix_ids), model.context_length, model.block_size)
+    asked = ask(model, prompts, config)
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
     environment = describe_environment(model.device) | {"model": model.provenance}
-    asked = [[*prompt, request.prompt_ids] for prompt, request in zip(prompts, requests, strict=True)]
+    texts = [[*prompt, request.prompt_ids] for prompt, request in zip(prompts, asked.requests, strict=True)]
     identity = {
         "config": run.to_dict()["config"],
         "shard": run.shard,
-        "prompts": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         "model": {key: model.provenance[key] for key in ("revision", "checksum", "family", "dtype")},
         "packages": {package: environment["packages"][package] for package in COMPUTING_PACKAGES},
     }
-    return Job(run, model, prompts, requests, keep, environment, identity)
+    return Job(run, model, prompts, asked, keep, environment, identity)
 
 
 def prompts_of_shard(prompts: list[Prompt], shard: int, shards: int) -> list[Prompt]:
@@ -125,7 +128,7 @@ def _generate_tokens(job: Job, journal: Journal, results_file: Path) -> None:
 def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
     model, keep, generation = job.model, job.keep, job.run.config.generation
     horizons, block_size = generation.horizons, model.block_size
-    room = [most_entries(generation, block_size, len(request.prompt_ids)) for request in job.requests]
+    room = [_room(request, generation, block_size) for request in job.requests]
 
     with TripleWriter(results_file, keep.layout, room, horizons, block_size) as writer:
         _adopt(writer, journal)
@@ -136,7 +139,7 @@ def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
 
             def on_commits(commits: Commits) -> None:
                 fields = keep.keep(commits.predictions, commits.tokens)
-                background.call_with(fields, writer.write, commits.timestep, commits.samples, commits.positions)
+                background.call_with(fields, writer.write, commits.timesteps, commits.samples, commits.positions)
 
             def finish(batch: dict[int, Decoded]) -> None:
                 records = {sample: _record(decoded) | writer.end(sample)._asdict() for sample, decoded in batch.items()}
@@ -163,6 +166,14 @@ def _generate_triple(job: Job, journal: Journal, results_file: Path) -> None:
         writer.finish(written, assemble_results(job, journal), description)
 
 
+def _room(request: Request, generation: Generation, block_size: int | None) -> int:
+    """The most entries that a sample can have; where its commits are known, so many as it has."""
+    if request.steps is None:
+        return most_entries(generation, block_size, len(request.prompt_ids))
+    commits = [positions for positions, _ in request.steps]
+    return len(entries_of(commits, generation.horizons, len(request.prompt_ids), block_size))
+
+
 def _asked(job: Job) -> tuple[Any, ...]:
     """What is to be decoded, for `decode_in_batches`."""
     return job.model, job.requests, job.run.config.generation
@@ -179,7 +190,11 @@ def _adopt(writer: TripleWriter, journal: Journal) -> None:
 
 def _record(decoded: Decoded) -> dict[str, Any]:
     """A finished sample as the journal keeps it."""
-    return {"steps": decoded.steps, "forward_passes": decoded.forward_passes}
+    record: dict[str, Any] = {"steps": decoded.steps, "forward_passes": decoded.forward_passes}
+    if decoded.audit is not None:
+        tokens = [[*place, gap if math.isfinite(gap) else None] for *place, gap in decoded.audit.other_tokens]
+        record["replay"] = {"other_tokens": tokens, "other_positions": decoded.audit.other_positions}
+    return record
 
 
 def _steps(job: Job, journal: Journal) -> list[list[tuple[list[int], list[int]]]]:
@@ -222,27 +237,7 @@ def report_progress(batches: Iterator[dict[int, Decoded]], total: int, before: i
 
 def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
     """The results object of a run: config, environment, metrics, outputs."""
-    outputs = []
-    for request, prompt in zip(job.requests, job.prompts, strict=True):
-        record = journal.samples[request.sample]
-        output_ids = Decoded(record["steps"], record["forward_passes"]).output_ids(job.model.mask_token_id)
-        output: dict[str, Any] = {
-            "sample_idx": request.sample,
-            "question_id": prompt.id,
-            "task": prompt.task,
-            "prompt": prompt.text if prompt.messages is None else prompt.messages,
-            "prompt_ids": request.prompt_ids,
-            "unknown_tokens": len(job.model.unknown_tokens(prompt).pieces),
-            "output": job.model.decode(output_ids),
-            "output_ids": output_ids,
-            "nfe": record["forward_passes"],
-        }
-        if not job.run.config.generation.is_left_to_right:
-            output["trace"] = record["steps"]
-        if prompt.label is not None:
-            output["label"] = prompt.label
-            output["score"] = score(prompt.task, output["output"], prompt.label)
-        outputs.append(output)
+    outputs = [_output(job, journal.samples[request.sample], request.sample) for request in job.requests]
     scores = [output["score"] for output in outputs if "score" in output]
     # Where the run was begun, if it was killed there and gone on with here.
     earlier = [environment for environment in journal.environments if environment != job.environment]
@@ -257,7 +252,40 @@ def assemble_results(job: Job, journal: Journal) -> dict[str, Any]:
             "num_samples": len(outputs),
             "num_scored": len(scores),
             "unknown_tokens": sum(output["unknown_tokens"] for output in outputs),
+            **({"cut_tokens": sum(job.asked.cut)} if job.run.config.generation.tokens == "given" else {}),
             "score": sum(scores) / len(scores) if scores else None,
         },
         "outputs": outputs,
     }
+
+
+def _output(job: Job, record: Mapping[str, Any], sample: int) -> dict[str, Any]:
+    """What the results say of one sample."""
+    request, prompt, settings = job.requests[sample], job.prompts[sample], job.run.config.generation
+    output_ids = Decoded(record["steps"], record["forward_passes"]).output_ids(job.model.mask_token_id)
+    text = job.model.decode(request.prompt_ids) if prompt.token_ids is not None else prompt.text
+    output: dict[str, Any] = {
+        "sample_idx": sample,
+        "question_id": prompt.id,
+        "task": prompt.task,
+        "prompt": text if prompt.messages is None else prompt.messages,
+        "prompt_ids": request.prompt_ids,
+        "unknown_tokens": len(job.asked.unknown[sample].pieces),
+        "output": job.model.decode(output_ids),
+        "output_ids": output_ids,
+        "nfe": record["forward_passes"],
+    }
+    if not settings.is_left_to_right:
+        output["trace"] = record["steps"]
+    if settings.tokens == "given":
+        given_ids = [token for _, tokens in request.steps or [] for token in tokens]
+        given = {"given": prompt.given_text(settings), "given_ids": given_ids, "cut_tokens": job.asked.cut[sample]}
+        return output | given  # without a score, for the text is not the model's
+    if settings.tokens == "replay":
+        # What a policy would have done only where one is named.
+        left_out = {"other_positions"} if settings.policy is None else set()
+        output["replay"] = {key: value for key, value in record["replay"].items() if key not in left_out}
+    if prompt.label is not None:
+        output["label"] = prompt.label
+        output["score"] = score(prompt.task, output["output"], prompt.label)
+    return output

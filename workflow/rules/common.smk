@@ -153,9 +153,9 @@ def is_left_to_right(experiment: str) -> bool:
 
 
 def draws_tokens(experiment: str) -> bool:
-    """Whether some run of an experiment does not take the most probable token, but draws one, or guides the choice."""
+    """Whether some run of an experiment does not take the most probable token: it is drawn, guided or given."""
     settings = (run.config.generation for run in runs_of(experiment).values())
-    return any(each.temperature > 0 or each.cfg_scale > 0 for each in settings)
+    return any(each.temperature > 0 or each.cfg_scale > 0 or each.tokens != "generated" for each in settings)
 
 
 def tables_of(wildcards, left_to_right: bool) -> list[str]:

@@ -1,23 +1,20 @@
 """Prompts in batches of similar length, as large as the memory of a GPU allows."""
 
-import logging
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import torch
 
 from horizons.config import Generation
 from horizons.decode.choose import sample_seed
-from horizons.decode.loop import Decoded, OnCommits, Request, decode_batch
+from horizons.decode.fit import halve, if_it_fits
+from horizons.decode.given import predict_given
+from horizons.decode.loop import Decoded, OnBegin, OnCommits, Request, Step, decode_batch
+from horizons.decode.replay import replay_batch
 from horizons.decode.trace import Commits
 from horizons.entries import entries_of
 from horizons.errors import UserError
 from horizons.models.base import MaskedModel
 from horizons.models.session import tail_length
-
-# Called with the samples of a batch before their first commit; again where the batch is done again in halves.
-OnBegin = Callable[[list[int]], None]
-
-logger = logging.getLogger(__name__)
 
 
 def decode_in_batches(
@@ -30,9 +27,14 @@ def decode_in_batches(
 ) -> Iterator[dict[int, Decoded]]:
     """Generate for all samples but those `done`; yields, batch by batch, what became of them by their numbers.
 
-    Shorter prompts come first. A batch that does not fit the GPU's memory is done again in halves, and so are those
+    Where the settings say that tokens are given or replayed, the `steps` of the requests are committed. Shorter prompts
+    come first. A batch that does not fit the GPU's memory is done again in halves, and so are those
     after it, which are longer. Raises UserError if one prompt does not fit, NotFinite where the model fails.
     """
+    if settings.tokens == "given" and not hasattr(model, "open_session"):  # whose noise follows each timestep
+        yield from predict_given(model, requests, settings, on_begin, on_commits, done)
+        return
+    decode = decode_batch if settings.tokens == "generated" else replay_batch
     queue = [
         left
         for batch in batches_by_length(requests, settings.batch_size)
@@ -42,28 +44,12 @@ def decode_in_batches(
         batch = queue[0]
         if on_begin is not None:
             on_begin([request.sample for request in batch])
-        if (decoded := _decode_if_it_fits(model, batch, settings, on_commits)) is not None:
+        decoded = if_it_fits(lambda batch=batch: decode(model, batch, settings, on_commits))
+        if decoded is not None:
             yield {request.sample: sample for request, sample in zip(queue.pop(0), decoded, strict=True)}
             continue
-        # Here and not in an `except`, where the traceback would still hold the tensors of the failed attempt.
-        torch.cuda.empty_cache()
-        if len(batch) == 1:
-            raise UserError(
-                f"prompt {batch[0].question_id!r}: CUDA out of memory with this prompt of {len(batch[0].prompt_ids)} "
-                "tokens alone; use a larger GPU, a smaller model.dtype or generation.max_tokens, or shorter prompts"
-            )
-        size = len(batch) // 2
-        logger.warning("CUDA out of memory with %d prompts together; going on with %d", len(batch), size)
+        size = halve(len(batch), batch[0])
         queue = [part[start : start + size] for part in queue for start in range(0, len(part), size)]
-
-
-def _decode_if_it_fits(
-    model: MaskedModel, batch: Sequence[Request], settings: Generation, on_commits: OnCommits | None
-) -> list[Decoded] | None:
-    try:
-        return decode_batch(model, batch, settings, on_commits)
-    except torch.cuda.OutOfMemoryError:
-        return None
 
 
 def batches_by_length(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
@@ -97,17 +83,19 @@ def generate(
     settings: Generation,
     seed: int = 42,
     question_ids: Sequence[str] | None = None,
+    steps: Sequence[list[Step]] | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Generate for each prompt, a list of token ids; yields sample by sample, in prompt order.
 
     Each is (tokens, logits): the committed tokens (n,) and the raw logits (num_entries, vocab_size) of the entries, in
     entry order, on the CPU; no entries without save_logits. Samples are held until their turn comes;
     `decode_in_batches` is for those who can't hold them. The seed and the id of a prompt, by default its number,
-    decide its noise. Raises UserError where the memory of the GPU does not suffice for one prompt.
+    decide its noise; `steps` are the commits of each where they are not chosen. Raises UserError where the memory of
+    the GPU does not suffice for one prompt.
     """
     ids = question_ids or [str(number) for number in range(len(prompts))]
     requests = [
-        Request(number, question_id, prompt, sample_seed(seed, question_id))
+        Request(number, question_id, prompt, sample_seed(seed, question_id), steps[number] if steps else None)
         for number, (question_id, prompt) in enumerate(zip(ids, prompts, strict=True))
     ]
     logits: dict[tuple[int, int, int], torch.Tensor] = {}  # by sample, position and horizon

@@ -1,6 +1,5 @@
 """The decoding loop: a batch of prompts in; commits, timestep by timestep, and each sample's trace out."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,12 +8,16 @@ import torch
 from horizons.config import Generation
 from horizons.decode.candidates import Candidates
 from horizons.decode.choose import choose
+from horizons.decode.finite import FiniteCheck
 from horizons.decode.policies import policy_of
 from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
 from horizons.models.session import open_session
 
 OnCommits = Callable[[Commits], None]
+# Called with the samples of a batch before their first commit; again where the batch is done again in halves.
+OnBegin = Callable[[list[int]], None]
+Step = tuple[list[int], list[int]]  # positions, ascending, and their tokens
 
 
 class Request(NamedTuple):
@@ -24,13 +27,23 @@ class Request(NamedTuple):
     question_id: str
     prompt_ids: list[int]
     seed: int  # of its noise
+    steps: list[Step] | None = None  # what each timestep is to commit, where that is not the model's choice
+
+
+class Audit(NamedTuple):
+    """Where the greedy choice of the model is not what a trace commits."""
+
+    # By timestep and position: the token the model would have committed, and by how much its logit is larger.
+    other_tokens: list[tuple[int, int, int, float]]
+    other_positions: list[int]  # the timesteps at which the policy would have committed other positions
 
 
 class Decoded(NamedTuple):
     """What became of one sample: for each timestep the positions it committed, ascending, and their tokens."""
 
-    steps: list[tuple[list[int], list[int]]]
+    steps: list[Step]
     forward_passes: int
+    audit: Audit | None = None  # of a replay
 
     def output_ids(self, mask_token_id: int) -> list[int]:
         """The tokens up to the last committed position; the mask token where a position before it is still masked.
@@ -39,15 +52,6 @@ class Decoded(NamedTuple):
         """
         committed = {at: token for step in self.steps for at, token in zip(*step, strict=True)}
         return [committed.get(position, mask_token_id) for position in range(max(committed, default=-1) + 1)]
-
-
-class NotFinite(Exception):
-    """The model gave logits that are no prediction: NaN, +inf, or -inf for every token."""
-
-    def __init__(self, question_id: str, timestep: int, position: int, found: float) -> None:
-        what = "-inf for every token" if found == -math.inf else f"a logit of {found}"
-        where = f"at timestep {timestep}, for position {position}"
-        super().__init__(f"prompt {question_id!r}: the model gives {what} {where}")
 
 
 @torch.inference_mode()
@@ -62,10 +66,10 @@ def decode_batch(
     With `on_commits` every position is also predicted where a horizon needs it, and commits are handed over as they
     are made. With `stop_at_eos` a sample that has come to the end of its text leaves the batch. Raises NotFinite.
     """
-    return _Batch(model, requests, settings, on_commits).run()
+    return Batch(model, requests, settings, on_commits).run()
 
 
-class _Batch:
+class Batch:
     """A batch under way. Rows are those still in it."""
 
     def __init__(
@@ -94,7 +98,7 @@ class _Batch:
         self.horizons = settings.horizons if on_commits is not None else [1]
         self.trace = Trace(self.horizons)
         self.history: list[_Step] = []
-        self.unchecked: list[_Check] = []
+        self.finite = FiniteCheck()
 
     def run(self) -> list[Decoded]:
         """One timestep after the other until no position is masked."""
@@ -103,30 +107,54 @@ class _Batch:
             self._step(timestep)
             timestep += 1
             self._let_go(self._finished(timestep))
-        self._check_finite()
+        self.finite.check()
         return self._decoded(order)
 
     def _step(self, timestep: int) -> None:
-        asked = torch.zeros_like(self.masked)
-        for horizon in self.horizons:
-            asked |= self.policy.may_commit(self.masked, timestep, horizon - 1)
-        asked &= self.session.reachable(self.masked)
+        asked = self._asked(timestep) & self.session.reachable(self.masked)
         self._count_passes()
         rows, positions = asked.nonzero(as_tuple=True)
         logits = self.session.logits(rows, positions)
-        self._note_extremes(timestep, rows, positions, logits)
+        ids = [self.requests[row].question_id for row in rows.tolist()]
+        self.finite.note(ids, [timestep] * len(ids), positions.tolist(), logits)
         if self.on_commits is not None:
             self.trace.remember(timestep, asked, rows, positions, logits)
+        self._commit(timestep, *self._choose(timestep, rows, positions, logits))
+
+    def _asked(self, timestep: int) -> torch.Tensor:
+        """Which positions (batch, positions), bool, a horizon may turn out to need a prediction of."""
+        asked = torch.zeros_like(self.masked)
+        for horizon in self.horizons:
+            asked |= self.policy.may_commit(self.masked, timestep, horizon - 1)
+        return asked
+
+    def _choose(
+        self, timestep: int, rows: torch.Tensor, positions: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What to commit: rows and positions (n,), and tokens (n,) on the model's device."""
         candidates = self.policy.may_commit(self.masked, timestep, 0)[rows, positions]
         rows, positions = rows[candidates], positions[candidates]
         scores = self._scores(logits, candidates, rows, positions)
-        mask = self.model.mask_token_id
-        tokens = choose(scores, self.settings.temperature, mask, rows, self.generators)
-        block_size = self.session.block_size
+        tokens = choose(scores, self.settings.temperature, self.model.mask_token_id, rows, self.generators)
+        chosen = self._policy_choice(timestep, rows, positions, scores, tokens)
+        if chosen is None:
+            return rows, positions, tokens
+        return rows[chosen], positions[chosen], tokens[chosen.to(tokens.device)]
+
+    def _policy_choice(
+        self,
+        timestep: int,
+        rows: torch.Tensor,
+        positions: torch.Tensor,
+        scores: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """Which (n,), bool, of the candidates the policy commits; None for all of them."""
+        if not len(rows):
+            return None
+        mask, block_size = self.model.mask_token_id, self.session.block_size
         offered = Candidates(rows, positions, scores, tokens, self.generators, mask, self.passes, block_size)
-        if len(rows) and (chosen := self.policy.commit(timestep, offered)) is not None:
-            rows, positions, tokens = rows[chosen], positions[chosen], tokens[chosen.to(tokens.device)]
-        self._commit(timestep, rows, positions, tokens)
+        return self.policy.commit(timestep, offered)
 
     def _count_passes(self) -> None:
         if self.session.block_size is not None:
@@ -165,13 +193,15 @@ class _Batch:
         """Give commits away with their predictions, those together that have the same horizons."""
         if self.session.block_size is None:
             predictions = self.trace.predictions(timestep, rows, positions)
-            self.on_commits(Commits(timestep, samples, positions.tolist(), tokens, predictions))
+            timesteps = [timestep] * len(samples)
+            self.on_commits(Commits(timesteps, samples, positions.tolist(), tokens, predictions))
             return
         for chosen in self.trace.alike(timestep, rows, positions):
             predictions = self.trace.predictions(timestep, rows[chosen], positions[chosen])
             alike = [sample for sample, is_chosen in zip(samples, chosen.tolist(), strict=True) if is_chosen]
             tokens_of = tokens[chosen.to(tokens.device)]
-            self.on_commits(Commits(timestep, alike, positions[chosen].tolist(), tokens_of, predictions))
+            timesteps = [timestep] * len(alike)
+            self.on_commits(Commits(timesteps, alike, positions[chosen].tolist(), tokens_of, predictions))
 
     def _finished(self, timesteps: int) -> torch.Tensor:
         """Which rows are done after so many: nothing is masked, or with stop_at_eos nothing before their end."""
@@ -183,7 +213,7 @@ class _Batch:
         step = self.history[-1]
         row_of = {request.sample: row for row, request in enumerate(self.requests)}
         tokens = step.tokens.tolist()
-        self._check_finite()  # that had to wait for the GPU anyway
+        self.finite.check()  # that had to wait for the GPU anyway
         for sample, position, token in zip(step.samples, step.positions, tokens, strict=True):
             if token in self.model.eos_token_ids:
                 self.ends[row_of[sample]] = min(position, int(self.ends[row_of[sample]]))
@@ -197,7 +227,7 @@ class _Batch:
             return
         rows = (~done).nonzero().squeeze(1)
         kept = rows.tolist()
-        self._check_finite()
+        self.finite.check()
         self.requests = [self.requests[row] for row in kept]
         self.generators = [self.generators[row] for row in kept]
         if not kept:
@@ -208,20 +238,6 @@ class _Batch:
         for session in (self.session, self.free):
             if session is not None:
                 session.keep(rows)
-
-    def _note_extremes(self, timestep: int, rows: torch.Tensor, positions: torch.Tensor, logits: torch.Tensor) -> None:
-        """Keep the largest logit of each prediction, which tells NaN and infinity, for `_check_finite`."""
-        ids = [self.requests[row].question_id for row in rows.tolist()]
-        self.unchecked.append(_Check(timestep, ids, positions.tolist(), logits.amax(-1)))
-        if logits.device.type == "cpu":  # on a GPU to look at once would be to wait for it
-            self._check_finite()
-
-    def _check_finite(self) -> None:
-        for check in self.unchecked:
-            if not bool(check.largest.isfinite().all()):
-                at = int((~check.largest.isfinite()).nonzero()[0])
-                raise NotFinite(check.question_ids[at], check.timestep, check.positions[at], check.largest[at].item())
-        self.unchecked.clear()
 
     def _decoded(self, order: list[Request]) -> list[Decoded]:
         found: dict[int, Decoded] = {request.sample: Decoded([], 0) for request in order}
@@ -243,12 +259,3 @@ class _Step(NamedTuple):
     samples: list[int]  # (n,)
     positions: list[int]  # (n,)
     tokens: torch.Tensor  # (n,)
-
-
-class _Check(NamedTuple):
-    """The largest logit of each of n predictions of a timestep."""
-
-    timestep: int
-    question_ids: list[str]
-    positions: list[int]
-    largest: torch.Tensor

@@ -9,13 +9,20 @@ import torch
 
 @dataclass(frozen=True)
 class Commits:
-    """What one timestep of a batch commits: n positions, and for each the predictions made up to then."""
+    """What a forward pass over a batch commits: n positions, and for each the predictions made up to then."""
 
-    timestep: int
+    timesteps: list[int]  # (n,), of the commits; of a sample ascending from pass to pass
     samples: list[int]  # (n,), numbers of samples, ascending
     positions: list[int]  # (n,), in the generation region, ascending within a sample
     tokens: torch.Tensor  # (n,), on the model's device
     predictions: dict[int, torch.Tensor]  # by horizon h, raw logits (n, vocab_size) made h - 1 timesteps before
+
+    def some(self, numbers: Sequence[int]) -> "Commits":
+        """Those of the n commits, by their numbers."""
+        rows = torch.tensor(numbers).to(self.tokens.device)
+        lists = ([values[number] for number in numbers] for values in (self.timesteps, self.samples, self.positions))
+        predictions = {horizon: logits.index_select(0, rows) for horizon, logits in self.predictions.items()}
+        return Commits(*lists, self.tokens.index_select(0, rows), predictions)
 
 
 class _Remembered(NamedTuple):

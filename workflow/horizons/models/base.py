@@ -9,7 +9,15 @@ import torch
 from horizons.errors import UserError, first_line
 from horizons.models.blocks import Past
 from horizons.models.session import CanvasModel
-from horizons.models.text import Unknown, content_of, encode_text, find_unknown, render_chat
+from horizons.models.text import (
+    Unknown,
+    content_of,
+    encode_continuation,
+    encode_text,
+    find_unknown,
+    render_chat,
+    seen_text,
+)
 from horizons.prompts import Prompt
 
 
@@ -134,22 +142,49 @@ class CheckpointModel:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, up to where the masks begin. Raises UserError for a prompt that can't be used."""
-        token_ids = self._encode(prompt)
-        if self.mask_token_id in token_ids:
-            raise UserError(f"prompt {prompt.id!r}: contains the mask token; it would be taken for an unknown position")
-        if not token_ids:
-            raise UserError(f"prompt {prompt.id!r}: has no tokens")
-        if max(token_ids) >= self.vocab_size:
-            raise UserError(
-                f"prompt {prompt.id!r}: has the token {max(token_ids)}; the model's vocabulary ends at "
-                f"{self.vocab_size - 1}, so the tokenizer is not this model's"
-            )
-        if find_unknown(self.tokenizer, content_of(prompt)).is_all:
+        token_ids = self._encode(prompt) if prompt.token_ids is None else prompt.token_ids
+        self._check_tokens(token_ids, f"prompt {prompt.id!r}")
+        if prompt.token_ids is None and find_unknown(self.tokenizer, content_of(prompt)).is_all:
             raise UserError(
                 f"prompt {prompt.id!r}: the tokenizer knows nothing of its text; is the tokenizer the model's, and the "
                 "prompt in its form (case, spaces, language)?"
             )
         return token_ids
+
+    def encode_given(self, prompt: Prompt, text: str, end: bool) -> list[int]:
+        """The token ids of a text that follows a prompt as it is written, with `end` an end-of-text token after it.
+
+        They are what the tokenizer makes of both together, behind what it makes of the prompt; or of the text alone,
+        where the last tokens of the prompt become others by what follows. Raises UserError as `encode` does.
+        """
+        where = f"prompt {prompt.id!r}: the given text"
+        try:
+            token_ids = encode_continuation(self.tokenizer, prompt, text)
+        except Exception as error:  # as in `_encode`
+            raise UserError(f"{where} can't be encoded by the tokenizer: {first_line(error)}") from error
+        self._check_tokens(token_ids, where)
+        if not end:
+            return token_ids
+        if not self.eos_token_ids:
+            raise UserError(f"{where} can't be ended: the model has no end-of-text token; remove generation.given_end")
+        own = self.tokenizer.eos_token_id
+        return [*token_ids, own if own in self.eos_token_ids else self.eos_token_ids[0]]
+
+    def check_trace(self, prompt: Prompt) -> None:
+        """Raises UserError where the trace of a prompt has tokens that this model can't commit."""
+        if token_ids := [token for _, tokens in prompt.trace or [] for token in tokens]:
+            self._check_tokens(token_ids, f"prompt {prompt.id!r}: its trace")
+
+    def _check_tokens(self, token_ids: list[int], where: str) -> None:
+        if self.mask_token_id in token_ids:
+            raise UserError(f"{where}: contains the mask token; it would be taken for an unknown position")
+        if not token_ids:
+            raise UserError(f"{where}: has no tokens")
+        if max(token_ids) >= self.vocab_size:
+            raise UserError(
+                f"{where}: has the token {max(token_ids)}; the model's vocabulary ends at {self.vocab_size - 1}, so "
+                "the tokenizer is not this model's"
+            )
 
     def _encode(self, prompt: Prompt) -> list[int]:
         try:
@@ -163,8 +198,7 @@ class CheckpointModel:
 
     def unknown_tokens(self, prompt: Prompt) -> Unknown:
         """What the tokenizer does not know of a prompt, as the model sees it: with what a chat template adds."""
-        text = prompt.text if prompt.messages is None else render_chat(self.tokenizer, prompt)
-        return find_unknown(self.tokenizer, text)
+        return find_unknown(self.tokenizer, seen_text(self.tokenizer, prompt))
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of generated tokens up to the first end-of-text; ids the tokenizer lacks show as ⟨id⟩."""

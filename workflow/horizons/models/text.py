@@ -62,6 +62,26 @@ def encode_text(tokenizer: Any, prompt: Prompt, prefix: list[int], suffix: list[
     return token_ids
 
 
+def encode_continuation(tokenizer: Any, prompt: Prompt, text: str) -> list[int]:  # noqa: ANN401
+    """The ids of a text that follows a prompt: those behind the prompt's own where the two are encoded together.
+
+    Where the prompt's own become others by what follows, the ids of the text alone.
+    """
+    before = seen_text(tokenizer, prompt)
+    own = tokenizer(before, add_special_tokens=False)["input_ids"]
+    both = tokenizer(before + text, add_special_tokens=False)["input_ids"]
+    if both[: len(own)] == own:
+        return both[len(own) :]
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def seen_text(tokenizer: Any, prompt: Prompt) -> str:  # noqa: ANN401
+    """The text of a prompt as the model sees it, with what a chat template adds; nothing of one given as token ids."""
+    if prompt.messages is not None:
+        return render_chat(tokenizer, prompt)
+    return prompt.text or ""
+
+
 def render_chat(tokenizer: Any, prompt: Prompt) -> str:  # noqa: ANN401
     """The text that the chat template makes of the messages of a prompt, up to where the answer begins.
 
@@ -174,7 +194,7 @@ def _unknown_ids(tokenizer: Any) -> set[int]:  # noqa: ANN401
 
 def content_of(prompt: Prompt) -> str:
     """The text of a prompt without its roles and without what a chat template adds."""
-    return prompt.text if prompt.messages is None else "\n".join(message["content"] for message in prompt.messages)
+    return prompt.text or "\n".join(message["content"] for message in prompt.messages or [])
 
 
 def warn_of_unknown(prompts: Sequence[Prompt], unknown: Sequence[Unknown]) -> None:

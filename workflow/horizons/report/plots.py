@@ -78,7 +78,7 @@ def draw(
     `candidates_files` hold the texts of their tokens, and `samples` are the question ids of those drawn token by token.
     Positions after the end of the text, and those of special tokens, are left out, and so is infinity, which no axis
     holds; the figures say how much. Where not all runs are `left_to_right`, horizons are timesteps, and `acceptance`
-    gives way to `commit_order`. `drawn_tokens` says that some run draws its tokens, or guides them. Raises UserError.
+    gives way to `commit_order`. `drawn_tokens` says that some tokens are drawn, guided or given. Raises UserError.
     """
     texts = TokenTexts(candidates_files)
     with figure_style(style, plots):

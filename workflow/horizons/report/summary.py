@@ -12,9 +12,11 @@ import pandas as pd
 
 from horizons.columns import NUMBERS, TEXT
 from horizons.errors import UserError
+from horizons.report.coherence import Coherence, coherence_of, coherence_sums, is_asked
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
+from horizons.report.texts import bits_per_byte, perplexity, text_bytes
 from horizons.store.streams import read_about, read_choice_margins, read_outputs
 from horizons.store.tables import column_of
 
@@ -41,10 +43,11 @@ def summarize(
 
     `table_files` are the divergence tables of all runs, in the order of their results and candidates, `points` the
     swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
-    horizon, entries, num_samples, n (how many of these entries), after_eos (entries beyond the end of the text,
-    left out of all), score (mean
-    task score of the run, empty without labels), forward_passes_mean (of a sample of the run), tokens_per_pass (tokens
-    the run committed for each), near_ties (of the run, see `count_near_ties`), then for each number
+    horizon, entries, num_samples, n (how many of these entries), after_eos (entries beyond the end of the text, left
+    out of all), score (mean task score of the run, empty without labels), forward_passes_mean (of a sample of the run),
+    tokens_per_pass (tokens the run committed for each), near_ties (of the run, see `count_near_ties`), perplexity (of
+    these entries), bits_per_byte (of the whole text, at horizon 1), the information and incoherence of `Coherence` with
+    their intervals (of the whole text, whatever the entries), then for each number
     `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
     (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
     run do not belong together.
@@ -78,7 +81,9 @@ def summarize_run(
     first, *others = table.batches(list(numbers))
     columns = table.read([*KEYS, *first])
     keys = {name: columns.pop(name) for name in ("sample_idx", "horizon", "after_eos", "matched", "is_text")}
-    results, speed_of_run = read_about(results_file), speed(read_outputs(results_file))
+    results = read_about(results_file)
+    speed_of_run, size = speed_and_size(read_outputs(results_file))
+    sums = coherence_sums(table) if is_asked(results["config"]["generation"], "entropy" not in table) else None
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
     rows, kept = {}, {}
@@ -96,6 +101,9 @@ def summarize_run(
             "score": results["metrics"]["score"],
             **speed_of_run,
             "near_ties": near_ties,
+            "perplexity": None,
+            "bits_per_byte": None,
+            **_describe_coherence(sums, horizon),
         }
     for batch in itertools.chain([columns], map(table.read, others)):
         for name, values in batch.items():
@@ -107,6 +115,11 @@ def summarize_run(
                     known=horizon == 1 and numbers[name].at_final is not None,
                 )
                 rows[horizon, entries] |= {f"{name}_{part}": value for part, value in found.items()}
+                if name == "surprisal":
+                    rows[horizon, entries]["perplexity"] = perplexity(values[chosen])
+                    if horizon == 1:
+                        whole = values[(keys["horizon"] == 1) & ~keys["after_eos"]]
+                        rows[horizon, entries]["bits_per_byte"] = bits_per_byte(whole, size)
     return list(rows.values())
 
 
@@ -115,6 +128,11 @@ def _are(entries: str, keys: Mapping[str, np.ndarray]) -> np.ndarray:
     text = keys["is_text"] if entries != "special" else ~keys["is_text"]
     found = text & ~keys["after_eos"]
     return found & keys["matched"] if entries == "matched" else found
+
+
+def _describe_coherence(sums: Mapping[str, np.ndarray] | None, horizon: int) -> dict[str, float | None]:
+    found = None if sums is None or horizon == 1 else coherence_of(sums, horizon)
+    return dict.fromkeys(Coherence._fields) if found is None else found._asdict()
 
 
 def recorded_horizons(results: Mapping[str, Any], found: np.ndarray) -> list[int]:
@@ -137,13 +155,16 @@ def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known:
     return row | {"mean_low": low, "mean_high": high, "effective_samples": effective}
 
 
-def speed(outputs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Forward passes of a sample, and tokens that the samples committed for each; both count those of guidance."""
-    passes, tokens = [], 0
+def speed_and_size(outputs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float], int]:
+    """Forward passes of a sample, and tokens that the samples committed for each, both counting those of guidance; and
+    the bytes of all texts.
+    """
+    passes, tokens, size = [], 0, 0
     for output in outputs:
         passes.append(output["nfe"])
+        size += text_bytes(output)
         tokens += sum(len(step[0]) for step in output["trace"]) if "trace" in output else len(output["output_ids"])
-    return {"forward_passes_mean": sum(passes) / len(passes), "tokens_per_pass": tokens / sum(passes)}
+    return {"forward_passes_mean": sum(passes) / len(passes), "tokens_per_pass": tokens / sum(passes)}, size
 
 
 def count_near_ties(
@@ -154,10 +175,10 @@ def count_near_ties(
     Those are the final predictions whose margin is below TYPICAL_NOISE: `margins` (num_finals,), in entry order, are
     the differences of the two largest logits but the mask token's, which can't be chosen. `entries` are the columns
     horizon and after_eos of its table. None where tokens were drawn or guided, for then the margin of the saved logits
-    is not what decided. Raises UserError.
+    is not what decided, and where they were given. Raises UserError.
     """
     generation = results["config"]["generation"]
-    if generation["temperature"] > 0 or generation["cfg_scale"] > 0:
+    if generation["temperature"] > 0 or generation["cfg_scale"] > 0 or generation.get("tokens") == "given":
         return None
     noise = TYPICAL_NOISE[results["environment"]["model"]["dtype"]]
     beyond = entries["after_eos"][entries["horizon"] == 1]

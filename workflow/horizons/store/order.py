@@ -26,18 +26,22 @@ class EntryOrder:
 
     def add(
         self,
-        timestep: int,
+        timesteps: Sequence[int],
         samples: Sequence[int],
         positions: Sequence[int],
         fields: dict[int, dict[str, torch.Tensor]],
     ) -> dict[int, list[Row]]:
-        """Take the fields (n, ...) of n commits by horizon; gives the rows of each sample that are due, in order."""
+        """Take the fields (n, ...) of n commits by horizon; gives the rows of each sample that are due, in order.
+
+        The timesteps of a sample ascend from call to call.
+        """
         for horizon, named in fields.items():
             content = {name: _bytes_of_rows(values) for name, values in named.items()}
-            for number, (sample, position) in enumerate(zip(samples, positions, strict=True)):
+            for number, (timestep, sample, position) in enumerate(zip(timesteps, samples, positions, strict=True)):
                 row = {name: rows[number].data for name, rows in content.items()}
                 self._held[sample].append(((timestep - horizon + 1, horizon, position), row))
-        return {sample: self._release(sample, timestep - self._reach) for sample in dict.fromkeys(samples)}
+        latest = dict(sorted(zip(samples, timesteps, strict=True)))
+        return {sample: self._release(sample, timestep - self._reach) for sample, timestep in latest.items()}
 
     def end(self, sample: int) -> list[Row]:
         """The rows that are left of a sample, in order."""

@@ -69,13 +69,13 @@ class TripleWriter:
 
     def write(
         self,
-        timestep: int,
+        timesteps: Sequence[int],
         samples: Sequence[int],
         positions: Sequence[int],
         fields: dict[int, dict[str, torch.Tensor]],
     ) -> None:
-        """Write what is kept of n commits of a timestep: by horizon and name, fields (n, ...) on the CPU."""
-        for sample, rows in self._order.add(timestep, samples, positions, fields).items():
+        """Write what is kept of n commits: by horizon and name, fields (n, ...) on the CPU; see `Commits`."""
+        for sample, rows in self._order.add(timesteps, samples, positions, fields).items():
             self._rows.append(sample, rows)
 
     def end(self, sample: int) -> SampleRows:

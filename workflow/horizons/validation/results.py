@@ -74,6 +74,7 @@ class _Output(_Strict):
     output_ids: list[Index]
     nfe: Index = 0
     trace: list[Annotated[list[list[Index]], Field(min_length=2, max_length=2)]] | None = None
+    given_ids: list[Index] | None = None
     saved_logits_metadata: _Reference
 
     @property
@@ -227,7 +228,7 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
         dtype=saved.dtype,
         keep=keep,
         mask_token_id=saved.mask_token_id,
-        greedy=generation.temperature == 0 and generation.cfg_scale == 0,
+        greedy=generation.temperature == 0 and generation.cfg_scale == 0 and generation.tokens == "generated",
         logits_checksum=saved.checksums.logits,
         metadata_checksum=saved.checksums.metadata,
     ), []
@@ -248,7 +249,7 @@ def _trace_problems(results: _Results) -> Iterator[str]:
             if output.trace is not None:
                 yield f"{where}: has a trace; expected none, for it is left to right"
         elif output.trace is None:
-            yield f"{where}: trace is missing; policy {generation.policy} needs it"
+            yield f"{where}: trace is missing; an order that is not left to right needs it"
         else:
             prompt_length = len(output.prompt_ids)
             sample = Recorded(output.trace, output.output_ids, output.nfe, prompt_length, saved.block_size)
@@ -296,9 +297,18 @@ def _sample_problems(results: _Results, promise: Promise) -> Iterator[str]:
 
 
 def _length_problems(output: _Output, results: _Results) -> Iterator[str]:
-    """Whether a sample has all its tokens, or with stop_at_eos those up to the first end-of-text token."""
+    """Whether a sample has all its tokens, or with stop_at_eos those up to the first end-of-text token.
+
+    Where they are not the model's it has the given ones, or as many as a trace had.
+    """
     generation, eos = results.config.generation, results.saved_logits_metadata.eos_token_ids
     found = len(output.output_ids)
+    if generation.tokens != "generated":
+        if generation.tokens == "given" and output.output_ids != output.given_ids:
+            yield f"output_ids are {shorten(output.output_ids)}; expected the given ones, {shorten(output.given_ids)}"
+        if found > generation.max_tokens:
+            yield f"has {found} output_ids; expected at most max_tokens {generation.max_tokens}"
+        return
     if not generation.stop_at_eos:
         if found != generation.max_tokens:
             yield f"has {found} output_ids; expected max_tokens {generation.max_tokens}"

@@ -1,4 +1,4 @@
-"""Whether the trace of a sample is one that its policy can have made. No torch."""
+"""Whether the trace of a sample is one that its policy, or another decoder, can have made. No torch."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -37,6 +37,14 @@ def trace_problems(
     sample: Recorded, generation: Generation, mask_token_id: int, eos_token_ids: Sequence[int]
 ) -> Iterator[str]:
     """What is wrong with a trace, if anything: the first problem, for others may only follow from it."""
+    if generation.tokens == "replay":  # which follows no policy, and may stop anywhere
+        problems = chain(
+            _form_problems(sample, generation),
+            _token_problems(sample, mask_token_id),
+            _pass_problems(sample, generation),
+        )
+        yield from islice(problems, 1)
+        return
     problems = chain(
         _form_problems(sample, generation),
         _block_problems(sample, generation)
@@ -52,7 +60,7 @@ def trace_problems(
 def _form_problems(sample: Recorded, generation: Generation) -> Iterator[str]:
     """Positions that are not each committed once, ascending within a timestep, and with a token."""
     most = generation.timesteps + sample.tail(generation.max_tokens)
-    if len(sample.trace) > most:
+    if len(sample.trace) > most and generation.tokens != "replay":
         yield f"trace has {len(sample.trace)} timesteps; expected at most {most}"
     seen: set[int] = set()
     for timestep, (positions, tokens) in enumerate(sample.trace):

@@ -1,7 +1,7 @@
 """Which masked positions a timestep commits: one file a policy."""
 
 from horizons.config import Generation
-from horizons.decode.policies.base import Policy
+from horizons.decode.policies.base import NoPolicy, Policy
 from horizons.decode.policies.block_diffusion import BlockDiffusion
 from horizons.decode.policies.dream import Dream
 from horizons.decode.policies.factor import Factor
@@ -21,4 +21,6 @@ POLICIES: dict[str, type[Policy]] = {
 
 def policy_of(settings: Generation) -> Policy:
     """The policy that an experiment asks for."""
+    if settings.policy is None:
+        return NoPolicy()
     return POLICIES[settings.policy](settings)

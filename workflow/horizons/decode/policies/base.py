@@ -31,6 +31,21 @@ class Policy(ABC):
         """Which (n,), bool, on the CPU, of the positions that may be committed now are; None for all of them."""
 
 
+class NoPolicy(Policy):
+    """Commits nothing: of a replay whose trace nobody compares with a policy."""
+
+    def __init__(self) -> None:
+        pass
+
+    def may_commit(self, masked: torch.Tensor, timestep: int, later: int) -> torch.Tensor:  # noqa: ARG002
+        """Nowhere."""
+        return torch.zeros_like(masked)
+
+    def commit(self, _timestep: int, candidates: Candidates) -> torch.Tensor:
+        """Nothing."""
+        return torch.zeros(len(candidates.rows), dtype=torch.bool)
+
+
 def most_confident(
     rows: torch.Tensor, confidence: torch.Tensor, count: Callable[[int, list[float]], int]
 ) -> torch.Tensor:

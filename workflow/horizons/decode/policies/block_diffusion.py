@@ -38,6 +38,7 @@ class BlockDiffusion(Policy):
 
         def count(row: int, ranked: list[float]) -> int:
             above = 0 if self.threshold is None else sum(sure > self.threshold for sure in ranked)
-            return max(above, shares[int(candidates.passes[row])])
+            done = int(candidates.passes[row])  # a trace that is replayed may take more of them
+            return max(above, shares[done] if done < len(shares) else len(ranked))
 
         return most_confident(candidates.rows, confidence, count)

@@ -200,7 +200,7 @@ def acceptance(
     """The probability that the next n predicted tokens are all the ones committed in the end.
 
     `accepted` holds sums of each sample and n (column `ahead`), `horizons` are those that were recorded, and
-    `drawn_tokens` says that tokens were drawn at a temperature, or guided, at some point.
+    `drawn_tokens` says that tokens were drawn at a temperature, guided or given, at some point.
     """
     title = "How many tokens could be accepted together?"
     means = means_of_entries(accepted, ["point", "ahead"], "accepted")
@@ -219,8 +219,8 @@ def acceptance(
         )
     if drawn_tokens:
         notes.append(
-            "where tokens were drawn at a temperature, or guided, a predicted token is accepted if it is the one drawn "
-            "in the end, so that even one token is not always"
+            "tokens were drawn at a temperature, guided or given: a predicted token is accepted if it is the one that "
+            "came in the end, and even one token is not always"
         )
     label = "All are committed (probability)"
     table = means.rename(columns={"ahead": "tokens", "bound": "upper_bound"})
