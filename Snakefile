@@ -16,7 +16,7 @@ report: "workflow/report/workflow.rst"
 
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
 # results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz | .divergence.json
-# results/{experiment}/plots/{figure}.png | .svg
+# results/{experiment}/plots/{figure}.png | .svg | .pdf | .csv, captions.md | .tex, confidence.csv
 # results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml | summary.json
 # results/{experiment}/comparison.csv | groups.csv
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv

@@ -62,7 +62,9 @@ def test_the_page_of_results_names_every_file_that_the_snakefile_names():
     ends = {end for line in grammar for end in re.findall(r"(?<=[ /}])[\w.]*\.[\w.]+", line)}
     assert {".safetensors", ".divergence.csv", "summary.csv", "experiment.yaml"} <= ends
     page = text("results/README.md")
-    files = re.findall(r"`([^`]+)`", page) + ["plots/figure.png", "plots/figure.svg"] * ("PNG and SVG" in page)
+    files = re.findall(r"`([^`]+)`", page) + ["plots/x.png", "plots/x.svg", "plots/x.pdf"] * (
+        "PNG, SVG and PDF" in page
+    )
     assert {end for end in ends if not any(name.endswith(end) for name in files)} == set()
 
 

@@ -30,7 +30,7 @@ tables, results, candidates = (
     [folder / f"{run}.{end}" for run in points] for end in ("divergence.csv", "json.gz", "candidates.json.gz")
 )
 if stage == "summary":
-    print(summarize(tables, points, results, candidates)["n"].sum())
+    print(summarize(tables, points, results, candidates).query("entries == 'all'")["n"].sum())
 elif stage == "compare":
     print(compare(tables, points, results)["pairs"].max())
 elif stage == "plot":
@@ -57,7 +57,8 @@ def large(tmp_path_factory):
         entries = f"SELECT *, unnest({list(HORIZONS)}) AS horizon FROM range({SAMPLES}) a(sample), range({TOKENS}) b(t)"
         duckdb.sql(
             f"COPY (SELECT '{run:05d}' AS run, sample AS sample_idx, 'q' || sample AS question_id, t - 1 + horizon AS "
-            f"relative_position, horizon, t AS timestep, 'False' AS after_eos, 'text' AS special, 'True' AS matched, {chosen} FROM ({entries}) "
+            f"relative_position, horizon, t AS timestep, 'False' AS after_eos, 'text' AS special, 'True' AS matched, "
+            f"{chosen} FROM ({entries}) "
             f"WHERE t - 1 + horizon < {TOKENS}) TO '{folder}/{run:05d}.divergence.csv' (HEADER)"
         )
         write_run(folder, f"{run:05d}")

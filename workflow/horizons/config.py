@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from horizons.columns import NUMBERS
 from horizons.errors import UserError
 from horizons.generation import DEPENDENT, POLICY_KEYS, Generation, policy_keys
 from horizons.section import Problem, Section
@@ -92,6 +93,31 @@ class Plots(Section):
         description="Question ids of the samples whose predictions are drawn token by token; the first prompt if none.",
         max_length=4,
     )
+    colour: str | None = Field(None, description="The swept key whose values are colours; by default the first.")
+    panels: str | None = Field(None, description="The swept key whose values are panels; by default all but colour.")
+    numbers: list[str] = Field(
+        default_factory=lambda: ["kl", "js"],
+        description="Columns of the tables that divergence_by_horizon draws.",
+        min_length=1,
+        max_length=4,
+    )
+    columns: Literal[1, 2] = Field(1, description="Columns of a printed page that a figure is wide: 3.4 or 7 inches.")
+    font: str | None = Field(None, description="Family of installed fonts, such as Times New Roman or serif.")
+    font_size: Annotated[float, Field(ge=4, le=20)] = Field(
+        7.0, description="Points of the axes' labels; all else in proportion, the notes 6 where this is 7."
+    )
+    titles: bool = Field(
+        True, description="Title and notes in the figures; false for a paper, whose captions have them."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plots":
+        for number in self.numbers:
+            if number not in NUMBERS:
+                raise Problem("numbers", number, f"known are {', '.join(NUMBERS)}")
+        if self.colour is not None and self.colour == self.panels:
+            raise Problem("panels", self.panels, "colour is the same key; choose another, or leave one of them out")
+        return self
 
 
 class Explorer(Section):
@@ -158,6 +184,9 @@ class Experiment(Section):
         for name in self.groups:
             if not GROUP.fullmatch(name):
                 raise Problem("groups", name, "name it with letters, digits, _ and - alone, for it names a figure")
+        for key, value in (("plots.colour", self.plots.colour), ("plots.panels", self.plots.panels)):
+            if value is not None and value not in self.sweep:
+                raise Problem(key, value, f"it must be a swept key: {', '.join(self.sweep) or 'nothing is swept'}")
         settings = self.generation
         bound, key = settings.max_tokens, "max_tokens"
         if settings.timesteps < bound and "generation.policy" not in self.sweep:

@@ -182,6 +182,12 @@ def is_left_to_right(experiment: str) -> bool:
     return all(run.config.generation.is_left_to_right for run in runs_of(experiment).values())
 
 
+def draws_tokens(experiment: str) -> bool:
+    """Whether some run of an experiment does not take the most probable token: it is drawn, guided or given."""
+    settings = (run.config.generation for run in runs_of(experiment).values())
+    return any(each.temperature > 0 or each.cfg_scale > 0 or each.tokens != "generated" for each in settings)
+
+
 def tables_of(wildcards, left_to_right: bool) -> list[str]:
     """The tables of all runs for the rule that draws experiments of this order; for the other a file that is not there.
 
@@ -339,6 +345,23 @@ onerror:
     if WAS_INTERRUPTED:
         print("interrupted; run it again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def drawings(*names: str) -> dict:
+    """The files of figures beside their PNG: the other formats, and what each of them draws as a table."""
+    return {
+        ending: [f"results/{{experiment}}/plots/{name}.{ending}" for name in names] for ending in ("svg", "pdf", "csv")
+    }
+
+
+def captions(name: str) -> list:
+    """The captions of figures, for a paper."""
+    return [f"results/{{experiment}}/plots/{name}.{ending}" for ending in ("md", "tex")]
+
+
+def plots_of(experiment: str) -> dict:
+    """How the figures of an experiment are to look."""
+    return experiment_of(experiment).plots.model_dump()
 
 
 def figure(name: str, question: str, caption: str | None = None) -> str:

@@ -37,8 +37,9 @@ rule plot_group:
         table=rules.groups.output.table,
         style=local("workflow/report/horizons.mplstyle"),
     output:
+        **drawings("group-{group}"),
         png=figure("group-{group}", "12. How do predictions differ by {group}?", "groups"),
-        svg="results/{experiment}/plots/group-{group}.svg",
+        captions=captions("group-{group}"),
     log:
         "logs/plot_group/{experiment}/{group}.log",
     benchmark:
@@ -48,5 +49,6 @@ rule plot_group:
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
         left_to_right=lambda wildcards: is_left_to_right(wildcards.experiment),
+        plots=lambda wildcards: plots_of(wildcards.experiment),
     script:
         "../scripts/plot_group.py"

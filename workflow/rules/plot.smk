@@ -1,6 +1,7 @@
 """Draw what an experiment found, one figure a question.
 
-Input: the tables of all its runs, the texts of their tokens, and the style file. Output: each figure as PNG and SVG.
+Input: the tables of all its runs, the texts of their tokens, and the style file. Output: each figure as PNG, SVG and
+PDF, what it draws as CSV, captions of all, and a table of how far confident predictions can be trusted.
 What asks about the next positions is drawn where all runs are left to right; any other experiment has the order of its
 commits instead. Where runs differ in speed, `speed` sets the score against it, and where an experiment has
 numbers of its own, `own_numbers` draws them.
@@ -28,7 +29,15 @@ rule plot:
         style=local("workflow/report/horizons.mplstyle"),
     output:
         [figure(name, question) for name, question in FIGURES.items()],
-        svg=expand("results/{experiment}/plots/{figure}.svg", figure=FIGURES, allow_missing=True),
+        **drawings(*FIGURES),
+        captions=captions("captions"),
+        confidence=report(
+            "results/{experiment}/plots/confidence.csv",
+            caption="../report/confidence.rst",
+            category="{experiment}",
+            subcategory="Tables",
+            labels={"result": "Which confident predictions are right (CSV)"},
+        ),
     log:
         "logs/plot/{experiment}.log",
     benchmark:
@@ -40,6 +49,8 @@ rule plot:
         points=lambda wildcards: points_of(wildcards.experiment),
         samples=lambda wildcards: samples_of(wildcards.experiment),
         left_to_right=lambda wildcards: is_left_to_right(wildcards.experiment),
+        plots=lambda wildcards: plots_of(wildcards.experiment),
+        drawn_tokens=lambda wildcards: draws_tokens(wildcards.experiment),
     script:
         "../scripts/plot.py"
 
@@ -49,7 +60,9 @@ use rule plot as plot_any_order with:
         **{**rules.plot.input, "tables": lambda wildcards: tables_of(wildcards, left_to_right=False)},
     output:
         [figure(name, question) for name, question in ANY_ORDER.items()],
-        svg=expand("results/{experiment}/plots/{figure}.svg", figure=ANY_ORDER, allow_missing=True),
+        **drawings(*ANY_ORDER),
+        captions=rules.plot.output.captions,
+        confidence=rules.plot.output.confidence,
     log:
         "logs/plot_any_order/{experiment}.log",
     benchmark:
@@ -63,7 +76,8 @@ rule own_numbers:
         style=local("workflow/report/horizons.mplstyle"),
     output:
         figure("own_numbers", "11. How do your own numbers change?"),
-        svg="results/{experiment}/plots/own_numbers.svg",
+        **drawings("own_numbers"),
+        captions=captions("own_numbers"),
     log:
         "logs/own_numbers/{experiment}.log",
     benchmark:
@@ -74,6 +88,7 @@ rule own_numbers:
         points=lambda wildcards: points_of(wildcards.experiment),
         numbers=lambda wildcards: experiment_of(wildcards.experiment).divergence.numbers,
         left_to_right=lambda wildcards: is_left_to_right(wildcards.experiment),
+        plots=lambda wildcards: plots_of(wildcards.experiment),
     script:
         "../scripts/own_numbers.py"
 
@@ -85,7 +100,8 @@ rule speed:
         style=local("workflow/report/horizons.mplstyle"),
     output:
         figure("speed", "10. What does speed cost?"),
-        svg="results/{experiment}/plots/speed.svg",
+        **drawings("speed"),
+        captions=captions("speed"),
     log:
         "logs/speed/{experiment}.log",
     benchmark:
@@ -94,5 +110,6 @@ rule speed:
         "../envs/horizons.yaml"
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
+        plots=lambda wildcards: plots_of(wildcards.experiment),
     script:
         "../scripts/speed.py"

@@ -6,6 +6,7 @@ from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.config import Plots
         from horizons.report.plots import draw_own_numbers
         from horizons.store.custody import check_inputs
 
@@ -18,4 +19,5 @@ if __name__ == "__main__":
             Path(snakemake.input.style),
             Path(snakemake.output[0]).parent,
             snakemake.params.left_to_right,
+            Plots.model_validate(snakemake.params.plots),
         )

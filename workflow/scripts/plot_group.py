@@ -6,6 +6,7 @@ from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
+        from horizons.config import Plots
         from horizons.report.groups import read_groups
         from horizons.report.plots import draw_groups
 
@@ -16,4 +17,5 @@ if __name__ == "__main__":
             Path(snakemake.input.style),
             Path(snakemake.output.png).parent,
             snakemake.params.left_to_right,
+            Plots.model_validate(snakemake.params.plots),
         )

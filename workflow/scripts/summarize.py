@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
         from horizons.config import expand_runs, parse_experiment
         from horizons.recorded import require_recorded
+        from horizons.report.labels import as_written
         from horizons.report.pages import describe_runs, readable_summary, table_page
         from horizons.report.summary import summarize
         from horizons.store.custody import check_inputs, own_numbers, write_record
@@ -26,7 +27,8 @@ if __name__ == "__main__":
         experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
         require_recorded(results, expand_runs(experiment), source)
         made_of = check_inputs([*tables, *results, *candidates]) | {page: fingerprint(page) for page in pages}
-        summary = summarize(tables, snakemake.params.points, results, candidates, snakemake.threads)
+        points = snakemake.params.points
+        summary = as_written(summarize(tables, points, results, candidates, snakemake.threads), points)
         write_table(summary, summary_file)
         write_text(experiment_file, snakemake.params.experiment)
         write_text(readable, table_page("Summary", readable_summary(summary, own_numbers(tables[0]))))

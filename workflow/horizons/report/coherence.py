@@ -76,9 +76,9 @@ def coherence_of(sums: Mapping[str, np.ndarray], horizon: int) -> Coherence | No
     if (sums["divergence_n"][at] < counts).any():
         divergence = np.full(len(counts), np.inf)
     low, high = mean_interval(information, counts)
-    found = [information.sum() / counts.sum(), float(low), float(high)]
+    found = [float(information.sum() / counts.sum()), float(low), float(high)]
     if not np.isfinite(divergence).all():
         return Coherence(*found, np.inf, np.nan, np.nan)
     excess = divergence - information
     low, high = mean_interval(excess, counts)
-    return Coherence(*found, excess.sum() / counts.sum(), float(low), float(high))
+    return Coherence(*found, float(excess.sum() / counts.sum()), float(low), float(high))

@@ -19,7 +19,7 @@ from horizons.report.intervals import (
 )
 from horizons.report.labels import group_points, swept_keys
 from horizons.report.samples import sum_samples
-from horizons.report.tables import Table, open_tables
+from horizons.report.tables import OF_TEXT, Table, open_tables
 from horizons.store.streams import read_outputs
 from horizons.store.tables import column_of
 
@@ -63,13 +63,13 @@ def compare(
 
 
 def sums_by_prompt(tables: Sequence[Table], names: Sequence[str]) -> pd.DataFrame:
-    """The sums of numbers over the entries up to the end of the text, by horizon and question_id, of several runs."""
+    """The sums of numbers over the entries of the text, by horizon and question_id, of several runs."""
     parts = []
     for table in tables:
-        keys = table.read(["sample_idx", "horizon"], "NOT after_eos")
+        keys = table.read(["sample_idx", "horizon::SMALLINT AS horizon"], OF_TEXT)
         sums: dict[str, np.ndarray] = {}
         for batch in table.batches([name for name in names if name in table]):
-            sums |= sum_samples(keys, table.read(batch, "NOT after_eos"))
+            sums |= sum_samples(keys, table.read(batch, OF_TEXT))
         question_ids = pd.Series(sums.pop("sample_idx")).map(table.question_ids())
         parts.append(pd.DataFrame(sums).assign(question_id=question_ids))
     return pd.concat(parts).groupby(["horizon", "question_id"]).sum()

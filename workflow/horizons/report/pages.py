@@ -36,16 +36,16 @@ th { position: sticky; top: 0; background: Canvas; }
 
 
 def readable_summary(summary: pd.DataFrame, own: Iterable[Number] = ()) -> pd.DataFrame:
-    """The main columns of `summary.csv`, with means and their intervals as text: `1.23 [1.20, 1.26]`.
+    """The main columns of a summary `as_written`, with means and their intervals as text: `1.23 [1.20, 1.26]`.
+
 
     `own` are the numbers of a user's own that it holds. A star stands after a mean that hangs on so few samples that no
     interval can be trusted.
     """
     horizon = list(summary.columns).index("horizon")
-    table = summary[[*summary.columns[: horizon + 1], "num_samples", "n", "score"]].copy()
+    table = summary[[*summary.columns[: horizon + 2], "num_samples", "n", "score"]].copy()
     for swept in summary.columns[1:horizon]:
-        values = summary[swept].astype(object).where(summary[swept].notna(), None)
-        table[swept] = [visible(text) for text in value_texts(values.tolist())]
+        table[swept] = summary[swept].map(visible)
     for number, title in (SHOWN | {number.name: number.label for number in own}).items():
         bounded = f"{number}_mean" not in summary
         number += LOWER_BOUND if bounded else ""

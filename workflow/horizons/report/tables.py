@@ -48,7 +48,8 @@ class Table:
     @property
     def fields(self) -> list[str]:
         """The columns that come from further keys of the prompt lines: those after the others."""
-        return self.columns[self.columns.index(TOKENS[-1]) + 1 :] if TOKENS[-1] in self.columns else []
+        last = max((at for at, name in enumerate(self.columns) if name in TOKENS), default=len(self.columns))
+        return self.columns[last + 1 :]
 
     def __contains__(self, name: str) -> bool:
         return name in self.columns
@@ -61,7 +62,7 @@ class Table:
         types = {name: self._types.get(name, "BIGINT") for name in self.columns}
         source = (
             f"read_csv(?, columns={types}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
-            "nullstr='', max_line_size=16000000)"
+            "nullstr='', max_line_size=16000000, buffer_size=32000000)"
         )
         query = f"SELECT {', '.join(names)} FROM {source} WHERE {where}"
         try:
