@@ -18,7 +18,8 @@ from matplotlib.font_manager import fontManager
 from horizons.config import parse_experiment
 from horizons.errors import UserError
 from horizons.prompts import require_samples
-from horizons.report.figures.by_horizon import acceptance, divergence_by_horizon
+from horizons.report.figures.acceptance import acceptance
+from horizons.report.figures.by_horizon import divergence_by_horizon
 from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration, calibration_table, confidence_table, with_gaps
 from horizons.report.figures.data import of_entries, reduce_tables

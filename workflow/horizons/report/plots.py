@@ -18,8 +18,8 @@ from matplotlib.font_manager import FontProperties, findfont
 from horizons.config import Plots, pool_seeds
 from horizons.errors import UserError
 from horizons.report.captions import Caption, write_captions
+from horizons.report.figures.acceptance import acceptance
 from horizons.report.figures.by_horizon import (
-    acceptance,
     agreement_by_horizon,
     confidence_over_time,
     divergence_by_horizon,
