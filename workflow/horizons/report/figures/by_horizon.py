@@ -145,7 +145,7 @@ def _draw_panels(
         if number in ("kl", "kl_reverse") and lie_together(means[means["number"] == number], axis.column)
     ]
     ends = {number: linear_end(means[means["number"] == number]["mean"]) for number in curved}
-    scales = [f"the axis of {number} is logarithmic above {end:g}" for number, end in ends.items()]
+    scales = [f"the axis of {label_of(number)} is logarithmic above {end:g}" for number, end in ends.items()]
     matched = [means[(means["number"] == number) & (means["entries"] == "matched")] for number in labels]
     notes = [*notes, *describe_bars(*matched), *scales, *factors.lines.unnamed]
     figure, axes = open_frame(title, notes, look, factors.lines, rows, columns, 1.15 if several else 1.7, sharex=True)
