@@ -120,6 +120,41 @@ def test_swept_points_are_compared_where_they_share_prompts(workspace):
     assert not (workspace / "results/small/comparison.csv").exists()  # other tasks have other prompts
 
 
+def test_with_tables_parquet_every_table_is_parquet_too_and_without_it_none_stays_behind(workspace):
+    def kept():
+        return sorted(path.name for path in (workspace / "results/columnar").glob("*.parquet"))
+
+    changes = {"sweep": {"generation.temperature": [0.0, 0.5]}, "dataset__limit": 2}
+    write_experiment(workspace, "columnar", tables="parquet", **changes)
+    targets = "--config", "experiments=[columnar]"
+    snakemake(workspace, *targets)
+    of_runs = [f"{run}.divergence.parquet" for run in ("00000", "00001")]
+    assert kept() == [*of_runs, "comparison.parquet", "summary.parquet"]
+    assert planned(workspace, *targets) == {}
+    for name in kept():
+        path = workspace / "results/columnar" / name
+        found, expected = pd.read_parquet(path), pd.read_csv(path.with_suffix(".csv"), dtype={"run": str})
+        assert list(found) == list(expected)
+        assert found["run"].tolist() == expected["run"].tolist()
+
+    table = workspace / "results/columnar/00000.divergence.csv"
+    original = table.read_text()
+    table.write_text(original.replace("False", "True ", 1))
+    (workspace / "results/columnar/00000.divergence.parquet").unlink()
+    failed = snakemake(workspace, *targets, "--rerun-triggers", "params", check=False)
+    assert failed.returncode == 1
+    assert "00000.divergence.csv: " in failed.stderr
+    assert "SHA-256" in failed.stderr
+    table.write_text(original)
+
+    write_experiment(workspace, "columnar", **changes)
+    assert "parquet" not in planned(workspace, *targets)
+    snakemake(workspace, "results/columnar/comparison.parquet")
+    assert kept() == ["comparison.parquet"]
+    snakemake(workspace, *targets)
+    assert kept() == []
+
+
 def test_without_logits_only_the_results_are_written(workspace):
     write_experiment(workspace, "tokens", generation__save_logits=False, sweep=COPY)
     snakemake(workspace, "--config", "experiments=[tokens]")
@@ -268,9 +303,22 @@ def test_a_report_on_what_is_not_made_yet_is_one_line_with_the_command(workspace
     write_experiment(workspace, "unmade")
     failed = snakemake(workspace, "results/unmade/summary.csv", "--report", "report.html", check=False)
     assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith(
+        "results/unmade: there is no 00000.json.gz, 00000.divergence.csv, 00001.json.gz and "
+    )
+    assert failed.stderr.endswith("first run snakemake --cores all results/unmade/summary.csv\n")
+
+
+def test_a_report_on_partial_results_says_what_is_missing(workspace):
+    write_experiment(workspace, "partial")
+    shutil.copytree(workspace / "results/small", workspace / "results/partial")
+    for name in ("00001.divergence.csv", "plots/trellis.png"):
+        (workspace / "results/partial" / name).unlink()
+    failed = snakemake(workspace, "results/partial/summary.csv", "--report", "report.html", check=False)
+    assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == (
-        "results/unmade/summary.csv: not made yet, so there is nothing to report; first run "
-        "snakemake --cores all results/unmade/summary.csv"
+        "results/partial: there is no 00001.divergence.csv, plots/trellis.png, so there is nothing to report; first "
+        "run snakemake --cores all results/partial/summary.csv"
     )
 
 

@@ -1,7 +1,6 @@
 """From the triple of a run to its table and its candidates: every prediction against the final one of its position."""
 
 import math
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from horizons.columns import END_OF_TEXT, LOWER_BOUND, NUMBERS, OTHER_SPECIAL, TEXT, table_columns
 from horizons.errors import UserError
 from horizons.keep import Entries, Measured, keep_of
 from horizons.memory import hold_freed_memory
+from horizons.progress import progress
 from horizons.store.custody import write_record
 from horizons.store.files import fingerprint, reading, run_number
 from horizons.store.reader import Triple, open_triple
@@ -105,7 +104,7 @@ def measure_samples(
     mask = triple.saved.get("mask_token_id")
     if not triple.num_samples:
         raise UserError(f"{triple.results_file}: has no samples")
-    for sample_idx in tqdm(range(triple.num_samples), "divergence", unit="sample", file=sys.stderr, disable=None):
+    for sample_idx in progress(range(triple.num_samples), "divergence", "sample", triple.num_samples):
         if before is not None:
             before(sample_idx)
         rows = triple.rows_of(sample_idx)

@@ -17,6 +17,10 @@ SEARCHED = 16
 TOP_BLOCK = 64
 # Of so many times what the blocks hold, so that looking for them first pays.
 WORTHWHILE = 4
+# Keys of which the largest are looked for together; they take twice the memory of logits, and twice that on the way.
+KEYS_AT_A_TIME = 2**24
+# Stands for a logit of -inf where no row is looked at; centred ones are not as low.
+IMPOSSIBLE = torch.finfo(torch.float32).min
 
 
 class Prepared(NamedTuple):
@@ -35,18 +39,25 @@ class Prepared(NamedTuple):
         return Prepared(*(values[index] for values in self))
 
 
-def prepare(logits: torch.Tensor) -> Prepared:
-    """Logits (n, vocab_size) of any dtype, taken in float32 -> what `describe` and `compare` need of them."""
+def prepare(logits: torch.Tensor, looks: bool = True) -> Prepared:
+    """Logits (n, vocab_size) of any dtype, taken in float32 -> what `describe` and `compare` need of them.
+
+    With `looks` rows that the fast ways are not right for are found and done otherwise; a GPU has to be waited for to
+    look. Without, ways are taken that are right for all rows: as exact, but for rounding where a logit is -inf.
+    """
     centred = logits.to(torch.float32, copy=True)
-    top_logits, top_ids = top_candidates(centred)
+    top_logits, top_ids = top_candidates(centred) if looks else largest_of_all(centred, SEARCHED)
     centred -= top_logits[:, :1]
+    if not looks:
+        centred.masked_fill_(centred == -math.inf, IMPOSSIBLE)  # which times a probability of 0 is 0, not NaN
     probabilities = centred.softmax(-1)
     # softmax adds up in one long chain, see `_dot`; what it takes for their sum is off by 1e-5.
     probabilities /= probabilities.sum(-1, keepdim=True)
     log_normalizer = -probabilities.gather(-1, top_ids[:, :1]).squeeze(-1).log()
     scratch = torch.empty_like(centred)
     spread = log_normalizer - _dot(probabilities, centred, scratch)
-    spread = _recompute(spread, lambda rows: entropy(logits[rows]))
+    if looks:
+        spread = _recompute(spread, lambda rows: entropy(logits[rows]))
     return Prepared(centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids, scratch)
 
 
@@ -66,8 +77,11 @@ def describe(predictions: Prepared, token_ids: torch.Tensor) -> dict[str, torch.
     }
 
 
-def compare(predictions: Prepared, finals: Prepared) -> dict[str, torch.Tensor]:
-    """n predictions with the n final predictions of their positions: each number (n,), divergences in nats."""
+def compare(predictions: Prepared, finals: Prepared, looks: bool = True) -> dict[str, torch.Tensor]:
+    """n predictions with the n final predictions of their positions: each number (n,), divergences in nats.
+
+    `looks` as it was in `prepare`.
+    """
     p, q, scratch = predictions.probabilities, finals.probabilities, predictions.scratch
     difference = predictions.logits - finals.logits
     shift = predictions.log_normalizer - finals.log_normalizer
@@ -81,10 +95,15 @@ def compare(predictions: Prepared, finals: Prepared) -> dict[str, torch.Tensor]:
     def exactly(function, first, second):  # noqa: ANN001, ANN202
         return lambda rows: function(first.logits[rows], second.logits[rows])
 
-    # A logit of -inf makes the fast way NaN or infinite, rightly or not; those rows are done as defined.
-    kl = _recompute(kl, exactly(kl_divergence, predictions, finals))
-    kl_reverse = _recompute(kl_reverse, exactly(kl_divergence, finals, predictions))
-    js = _recompute(js, exactly(js_divergence, predictions, finals))
+    if looks:
+        # A logit of -inf makes the fast way NaN or infinite, rightly or not; those rows are done as defined.
+        kl = _recompute(kl, exactly(kl_divergence, predictions, finals))
+        kl_reverse = _recompute(kl_reverse, exactly(kl_divergence, finals, predictions))
+        js = _recompute(js, exactly(js_divergence, predictions, finals))
+    else:
+        possible, possible_at_last = (each.logits > IMPOSSIBLE for each in (predictions, finals))
+        kl = kl.masked_fill((possible & ~possible_at_last).any(-1), math.inf)
+        kl_reverse = kl_reverse.masked_fill((possible_at_last & ~possible).any(-1), math.inf)
     k = min(CANDIDATES, p.shape[-1])
     shared = predictions.top_ids[:, :k, None] == finals.top_ids[:, None, :k]
     return {
@@ -123,6 +142,23 @@ def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids[unsure] = sorted_ids(logits[unsure], k)
         values[unsure] = logits[unsure].gather(-1, ids[unsure])
     return values, ids
+
+
+def largest_of_all(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest logits of (n, vocab_size) and their ids, each (n, k), in order, under ties the lower id first.
+
+    One search for keys that are all different: a logit in the upper half of an int64, what its id lacks to the last in
+    the lower. That is right for every row, and so no row has to be looked at.
+    """
+    vocab_size = logits.shape[1]
+    after = torch.arange(vocab_size - 1, -1, -1, device=logits.device)
+    found = []
+    for rows in logits.split(max(1, KEYS_AT_A_TIME // vocab_size)):
+        bits = (rows.float() + 0.0).view(torch.int32)  # of a sum that is never -0, which equals 0 and has other bits
+        ascending = torch.where(bits < 0, bits ^ torch.iinfo(torch.int32).max, bits).long()
+        found.append(((ascending << 32) | after).topk(min(count, vocab_size)).values)
+    ids = vocab_size - 1 - (torch.cat(found) & (2**32 - 1))
+    return logits.gather(-1, ids), ids
 
 
 def _dot(first: torch.Tensor, second: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:

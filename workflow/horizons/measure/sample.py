@@ -57,9 +57,12 @@ def measure_sample(
 
 
 def numbers_of(
-    predictions: Prepared, finals: Prepared, token_ids: torch.Tensor, horizon: int
+    predictions: Prepared, finals: Prepared, token_ids: torch.Tensor, horizon: int, looks: bool = True
 ) -> dict[str, torch.Tensor]:
-    """The numbers (n,) of n predictions of one horizon, their final predictions and the committed tokens (n,)."""
+    """The numbers (n,) of n predictions of one horizon, their final predictions and the committed tokens (n,).
+
+    `looks` as it was in `prepare`.
+    """
     if horizon == 1:
         compared = {
             name: torch.full_like(predictions.entropy, number.at_final)
@@ -67,7 +70,7 @@ def numbers_of(
             if number.at_final is not None
         }
     else:
-        compared = compare(predictions, finals)
+        compared = compare(predictions, finals, looks)
     return compared | describe(predictions, token_ids)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from horizons.columns import LOWER_BOUND, NUMBERS
 from horizons.config import pool_seeds
+from horizons.progress import progress
 from horizons.report.intervals import (
     compare_means,
     effective_samples,
@@ -47,7 +48,7 @@ def compare(
         tables = {table.run: table for table in opened}
         names = list(dict.fromkeys(column_of(table, number) for table in opened for number in NUMBERS))
         first = None
-        for run, runs in members.items():
+        for run, runs in progress(members.items(), "compare", "run", len(tables), lambda member: len(member[1])):
             sums = sums_by_prompt([tables[each] for each in runs], names)
             scores = scores_by_prompt(results_of[each] for each in runs)
             if first is None:

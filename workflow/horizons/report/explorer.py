@@ -15,6 +15,7 @@ import pandas as pd
 
 from horizons.columns import BOUNDED
 from horizons.errors import UserError
+from horizons.progress import progress
 from horizons.report.labels import group_points, label_points, label_texts, visible
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
@@ -54,7 +55,8 @@ def explorer_page(
     """
     labels, files = label_points(points), {}
     with open_tables(table_files) as tables:
-        divergences = {table.run: divergences_of(table) for table in tables}
+        watched = progress(tables, "explorer", "run", len(tables))
+        divergences = {table.run: divergences_of(table) for table in watched}
         order = choose_samples(divergences, group_points(points), most_samples)
         for table, *paths in zip(tables, results_files, candidates_files, strict=True):
             numbers = sorted(number for run, number in order if run == table.run)
