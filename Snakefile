@@ -14,11 +14,16 @@ configfile: "config/config.yaml"
 report: "workflow/report/workflow.rst"
 
 
+# For --sdm apptainer, which alone looks for it; docs/containers.md says how it is made.
+container: "workflow/envs/horizons.sif"
+
+
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
 # results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz | .divergence.json
 # results/{experiment}/plots/{figure}.png | .svg | .pdf | .csv, captions.md | .tex, confidence.csv
 # results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml | summary.json
 # results/{experiment}/comparison.csv | groups.csv
+# results/{experiment}/{run}.divergence.parquet | summary.parquet | comparison.parquet    with tables: parquet
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
 wildcard_constraints:
     experiment=r"[^/]+",  # which may be one is said, with those there are, when its config is read
@@ -35,6 +40,7 @@ include: "workflow/rules/explorer.smk"
 include: "workflow/rules/groups.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/summarize.smk"
+include: "workflow/rules/parquet.smk"
 
 
 rule all:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from horizons.models.base import CheckpointModel
+
 
 def strong_loop(
     network: torch.nn.Module,
@@ -47,13 +49,60 @@ def strong_loop(
 
 def published_loop(network: torch.nn.Module, prompts: list[list[int]], mask_token_id: int, max_tokens: int) -> None:
     """As the published code: one prompt at a time, the LM head over the whole canvas."""
+    device = network.get_input_embeddings().weight.device
     with torch.inference_mode():
         for prompt in prompts:
-            canvas = torch.tensor([prompt + [mask_token_id] * max_tokens])
+            canvas = torch.tensor([prompt + [mask_token_id] * max_tokens], device=device)
             for position in range(len(prompt), len(prompt) + max_tokens):
                 logits = network(input_ids=canvas).logits
                 logits[:, :, mask_token_id] = -torch.inf
                 canvas[0, position] = logits[0, position].argmax()
+
+
+def plain_generate(model: CheckpointModel, prompt: list[int], tokens: list[int], horizons: list[int]) -> torch.Tensor:
+    """The logits (num_entries, vocab_size) on the CPU of the entries of given tokens, left to right, in entry order.
+
+    One prompt, the whole canvas, no padding; nothing of the model is used but its network and its mask.
+    """
+    network, start = model.family.network, len(prompt)
+    canvas = torch.tensor([prompt + [model.mask_token_id] * len(tokens)], device=model.device)
+    entries = []
+    with torch.inference_mode():
+        for timestep, token in enumerate(tokens):
+            logits = network(input_ids=canvas).logits[0]
+            asked = [timestep - 1 + horizon for horizon in horizons]
+            places = [start + at - model.family.logits_shift for at in asked if at < len(tokens)]
+            entries.append(logits[places].cpu())
+            canvas[0, start + timestep] = token
+    return torch.cat(entries)
+
+
+def block_loop(
+    network: torch.nn.Module, prompts: list[list[int]], mask_token_id: int, max_tokens: int, block: int
+) -> None:
+    """One batch of prompts of one length, a token a timestep, each pass over the whole canvas with a mask of blocks."""
+    weight = network.get_input_embeddings().weight
+    length, total = len(prompts[0]), len(prompts[0]) + max_tokens
+    total += -total % block
+    canvas = torch.tensor([prompt + [mask_token_id] * (total - length) for prompt in prompts], device=weight.device)
+    blocks = torch.arange(total, device=weight.device) // block
+    unseen = blocks[None, :] > blocks[:, None]
+    added = torch.zeros(1, 1, total, total, dtype=weight.dtype, device=weight.device)
+    added.masked_fill_(unseen, torch.finfo(weight.dtype).min)
+    with torch.inference_mode():
+        for position in range(length, length + max_tokens):
+            asked = torch.tensor([position])
+            scores = network(input_ids=canvas, attention_mask=added, logits_to_keep=asked).logits[:, 0]
+            scores[:, mask_token_id] = -torch.inf
+            canvas[:, position] = scores.argmax(-1)
+
+
+def write_and_flush(file: Path, content: memoryview) -> None:
+    """Write bytes, and bring them to the disk."""
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def matrix_products(network: torch.nn.Module, canvas: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:

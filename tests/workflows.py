@@ -24,6 +24,8 @@ LONGEST = 1800  # seconds; a workflow that takes longer hangs
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["snakemake.cli", "pydantic", "yaml"])
 
+TRIPLE = ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
+
 SMALL_EXPERIMENT = {
     "seed": 7,
     "model": {"name": "resources/tiny-llada", "dtype": "float32", "device": "cpu"},
@@ -182,6 +184,11 @@ def run_snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
 def copy_environment(folder: Path) -> dict[str, str]:
     """The environment in which Python takes the library from a copy of the repository."""
     return os.environ | {"PYTHONPATH": str(folder / "workflow")}
+
+
+def log_of(folder: Path, rule: str, name: str = "small/00000") -> str:
+    """The log of a job in a copy of the repository."""
+    return (folder / f"logs/{rule}/{name}.log").read_text()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

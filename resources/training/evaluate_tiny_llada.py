@@ -18,7 +18,7 @@ from horizons.decode.loop import Request
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.prompts import Prompt
-from horizons.scoring import score
+from horizons.scoring import rule_of, score
 
 LENGTHS = [(3, 8), (9, 14), (15, 20)]  # of the line of names, as the table shows them
 
@@ -35,7 +35,7 @@ def scores(
     for batch in decode_in_batches(model, requests, settings):
         for number, decoded in batch.items():
             answer = model.decode(decoded.output_ids(model.mask_token_id))
-            found[number] = score(task, answer, " ".join(examples[number].answer))
+            found[number] = score(rule_of(task, None), answer, " ".join(examples[number].answer))
         progress.update(len(batch))
     return found
 

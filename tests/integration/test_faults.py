@@ -1,13 +1,11 @@
-"""Kills, full disks, folders that vanish and two workflows at once: no partial triple, and one line that says why."""
+"""Unsound triples, full disks, folders that vanish, Ctrl-C: no partial triple, and one line that says why."""
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,14 +13,7 @@ import pytest
 
 from horizons.validation import validate_triple
 from triples import random_samples, write_triple
-from workflows import Workflow, contents, copy_environment, run_snakemake, slow_down, write_experiment
-
-TRIPLE = ["00000.json.gz", "00000.metadata.json", "00000.safetensors"]
-KILLS = 20
-
-
-def log_of(folder, rule, name="small/00000"):
-    return (folder / f"logs/{rule}/{name}.log").read_text()
+from workflows import TRIPLE, Workflow, contents, log_of, run_snakemake, slow_down, write_experiment
 
 
 def visible(folder):
@@ -32,34 +23,6 @@ def visible(folder):
 
 def error_lines(log):
     return [line for line in log.splitlines() if " ERROR " in line]
-
-
-def test_the_recorded_experiment_killed_at_any_moment_in_another_folder_and_run_again_gives_the_same_bytes(
-    repository, first_run
-):
-    """Kill it again and again, each time a little further on; when it gets to its end it begins anew."""
-    finished, duration = first_run
-    shutil.copy(finished / "results/small/experiment.yaml", repository / "config/small.yaml")
-    expected = contents(finished / "results/small")
-    suffixes = {".gz", ".json", ".safetensors", ".csv", ".png", ".svg", ".html", ".yaml"}
-    assert {Path(name).suffix for name in expected} == suffixes
-    rng = random.Random(0)
-    kills = 0
-    while True:
-        # --nolock stands for --unlock before each: a lock that a killed workflow leaves is another test.
-        with Workflow(repository, "--nolock", "results/small/summary.csv") as workflow:
-            # Long enough for its start and one job, of which there are eleven, so that it gets on.
-            if kills < KILLS and not workflow.wait(rng.uniform(0, 0.25 * duration)):
-                kills += 1
-                continue
-            run = workflow.finish()
-        assert run.returncode == 0, run.stderr
-        made = contents(repository / "results/small")
-        assert sorted(made) == sorted(expected)
-        assert [name for name in made if made[name] != expected[name]] == []
-        if kills == KILLS:
-            return
-        shutil.rmtree(repository / "results")
 
 
 def test_an_unsound_triple_keeps_its_report_and_the_later_stages_do_not_run(finished, tmp_path):
@@ -173,63 +136,6 @@ def test_a_results_folder_that_vanishes_is_told_in_one_line_and_leaves_nothing(r
     assert "No such file or directory" in line
     assert line.split(" ERROR ")[1] in run.stderr
     assert "Traceback" not in log_of(repository, "generate")
-
-
-def test_a_second_workflow_says_why_it_cannot_start_and_a_killed_ones_lock_can_be_lifted(repository):
-    # What two workflows may not share is a file that one of them writes; other runs may be made at the same time.
-    with Workflow(repository, "results/small/00000.json.gz") as first:
-        first.wait_until(lambda: list((repository / ".snakemake/locks").glob("*")))
-        first.signal(signal.SIGSTOP)  # it must not be done before the second has started
-        second = run_snakemake(repository, "results/small/summary.csv")
-        assert first.returncode is None
-    assert second.returncode == 1
-    assert "Directory cannot be locked" in second.stderr
-    assert "--unlock" in second.stderr
-
-    assert "Directory cannot be locked" in run_snakemake(repository, "results/small/00000.json.gz").stderr
-    assert run_snakemake(repository, "--unlock").returncode == 0
-    assert run_snakemake(repository, "results/small/00000.json.gz").returncode == 0
-    assert validate_triple(repository / "results/small/00000.json.gz") == []
-
-
-def show_results(folder):
-    command = [sys.executable, "scripts/show_results.py", "small"]
-    environment = copy_environment(folder)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
-
-
-@pytest.mark.parametrize(("stage", "made"), [("divergence", "00001.divergence.csv"), ("generate", "00001.json.gz")])
-def test_a_stage_that_is_done_again_and_killed_is_finished_by_the_same_command(finished, tmp_path, stage, made):
-    folder = shutil.copytree(finished, tmp_path / "repository")
-    expected = contents(folder / "results/small")
-    assert "Horizon 2: KL = " in show_results(folder)
-    with Workflow(folder, "--forcerun", stage, "--", "results/small/summary.csv") as workflow:
-        workflow.wait_until(lambda: not (folder / "results/small" / made).exists())
-    assert (folder / "results/small/summary.csv").exists()
-    assert "KL" not in show_results(folder)
-    report = run_snakemake(folder, "--nolock", "--report", "report.html", "results/small/summary.csv")
-    assert report.returncode == 1
-    assert "so there is nothing to report" in report.stderr.splitlines()[-1]
-
-    run = run_snakemake(folder, "--nolock", "results/small/summary.csv")
-    assert run.returncode == 0, run.stderr
-    assert "results/small/summary.csv: is made anew; " in run.stderr
-    assert contents(folder / "results/small") == expected
-    assert "Horizon 2: KL = " in show_results(folder)
-
-
-def test_a_run_that_was_finished_when_the_workflow_was_killed_is_found_finished(repository):
-    results_file = repository / "results/small/00000.json.gz"
-    with Workflow(repository, "results/small/00000.json.gz") as workflow:
-        workflow.wait_until(results_file.exists)
-    made = contents(repository / "results/small")
-    assert [name for name in made if not name.startswith(".")] == TRIPLE
-    inode = results_file.stat().st_ino
-    run = run_snakemake(repository, "--nolock", "results/small/00000.json.gz")
-    assert run.returncode == 0, run.stderr
-    assert "results/small/00000.json.gz: is finished" in log_of(repository, "generate")
-    assert results_file.stat().st_ino == inode
-    assert contents(repository / "results/small") == {name: made[name] for name in TRIPLE}
 
 
 def test_ctrl_c_is_said_once_and_has_its_own_status(repository):

@@ -41,10 +41,14 @@ def test_one_target_makes_everything(workspace):
     runs = {f"{run}{suffix}" for run in ("00000", "00001") for suffix in SUFFIXES}
     assert runs | {"summary.csv", "plots", "explorer.html", "experiment.yaml"} <= names
     plots = {path.name for path in (workspace / "results" / "small" / "plots").iterdir()}
-    assert {"divergence_by_horizon.png", "divergence_by_horizon.svg", "trellis.png", "trellis.svg"} <= plots
+    drawn = {f"{name}.{kind}" for name in ("divergence_by_horizon", "trellis") for kind in ("png", "svg", "pdf", "csv")}
+    assert drawn | {"captions.md", "captions.tex", "confidence.csv"} <= plots
     summary = pd.read_csv(workspace / "results" / "small" / "summary.csv", dtype={"run": str})
-    assert summary[["run", "dataset.task", "horizon"]].to_numpy().tolist() == [
-        [run, task, horizon] for run, task in (("00000", "copy"), ("00001", "sort")) for horizon in (1, 2, 4)
+    assert summary[["run", "dataset.task", "horizon", "entries"]].to_numpy().tolist() == [
+        [run, task, horizon, entries]
+        for run, task in (("00000", "copy"), ("00001", "sort"))
+        for horizon in (1, 2, 4)
+        for entries in ("matched", "all", "special")
     ]
 
 
@@ -94,8 +98,10 @@ def test_an_experiment_in_any_order_has_the_figures_of_its_order_and_its_speed(w
     small, free_order = (
         {path.name for path in (workspace / "results" / name / "plots").iterdir()} for name in ("small", "free_order")
     )
-    assert small - free_order == {"acceptance.png", "acceptance.svg"}
-    assert free_order - small == {f"{name}.{kind}" for name in ("commit_order", "speed") for kind in ("png", "svg")}
+    kinds = ("png", "svg", "pdf", "csv")
+    assert small - free_order == {f"acceptance.{kind}" for kind in kinds}
+    others = {f"{name}.{kind}" for name in ("commit_order", "speed") for kind in kinds}
+    assert free_order - small == others | {"speed.md", "speed.tex"}
     svg = (workspace / "results" / "free_order" / "plots" / "divergence_by_horizon.svg").read_text()
     assert "timesteps to commit" in svg
     assert planned(workspace, "results/free_order/summary.csv") == {}
@@ -107,8 +113,46 @@ def test_swept_points_are_compared_where_they_share_prompts(workspace):
     compared = pd.read_csv(workspace / "results/warm/comparison.csv", dtype={"run": str})
     assert compared["run"].unique().tolist() == ["00002"]  # the seeds of a temperature are one point
     assert compared["pairs"].max() == 5
+    summary = (workspace / "results/warm/summary.csv").read_text().splitlines()
+    assert {line.split(",")[1] for line in summary[1:]} == {"0.0", "0.5"}  # as they were written
+    assert "drawn at a temperature" in (workspace / "results/warm/plots/captions.md").read_text()
     assert (workspace / "results/warm/plots/comparison.png").exists()
     assert not (workspace / "results/small/comparison.csv").exists()  # other tasks have other prompts
+
+
+def test_with_tables_parquet_every_table_is_parquet_too_and_without_it_none_stays_behind(workspace):
+    def kept():
+        return sorted(path.name for path in (workspace / "results/columnar").glob("*.parquet"))
+
+    changes = {"sweep": {"generation.temperature": [0.0, 0.5]}, "dataset__limit": 2}
+    write_experiment(workspace, "columnar", tables="parquet", **changes)
+    targets = "--config", "experiments=[columnar]"
+    snakemake(workspace, *targets)
+    of_runs = [f"{run}.divergence.parquet" for run in ("00000", "00001")]
+    assert kept() == [*of_runs, "comparison.parquet", "summary.parquet"]
+    assert planned(workspace, *targets) == {}
+    for name in kept():
+        path = workspace / "results/columnar" / name
+        found, expected = pd.read_parquet(path), pd.read_csv(path.with_suffix(".csv"), dtype={"run": str})
+        assert list(found) == list(expected)
+        assert found["run"].tolist() == expected["run"].tolist()
+
+    table = workspace / "results/columnar/00000.divergence.csv"
+    original = table.read_text()
+    table.write_text(original.replace("False", "True ", 1))
+    (workspace / "results/columnar/00000.divergence.parquet").unlink()
+    failed = snakemake(workspace, *targets, "--rerun-triggers", "params", check=False)
+    assert failed.returncode == 1
+    assert "00000.divergence.csv: " in failed.stderr
+    assert "SHA-256" in failed.stderr
+    table.write_text(original)
+
+    write_experiment(workspace, "columnar", **changes)
+    assert "parquet" not in planned(workspace, *targets)
+    snakemake(workspace, "results/columnar/comparison.parquet")
+    assert kept() == ["comparison.parquet"]
+    snakemake(workspace, *targets)
+    assert kept() == []
 
 
 def test_without_logits_only_the_results_are_written(workspace):
@@ -139,7 +183,8 @@ def test_with_the_largest_logits_alone_everything_says_that_it_is_a_bound(worksp
     write_experiment(workspace, "top", capture={"mode": "top_k", "k": 8}, sweep=COPY)
     snakemake(workspace, "results/top/summary.csv")
     bound, true = (
-        pd.read_csv(workspace / "results" / name / "summary.csv").query("run == 0") for name in ("top", "small")
+        pd.read_csv(workspace / "results" / name / "summary.csv").query("run == 0 and entries == 'all'")
+        for name in ("top", "small")
     )
     assert (bound["kl_lower_bound_mean"] <= true["kl_mean"] + 1e-6).all()
     assert "kl_mean" not in bound
@@ -258,9 +303,22 @@ def test_a_report_on_what_is_not_made_yet_is_one_line_with_the_command(workspace
     write_experiment(workspace, "unmade")
     failed = snakemake(workspace, "results/unmade/summary.csv", "--report", "report.html", check=False)
     assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith(
+        "results/unmade: there is no 00000.json.gz, 00000.divergence.csv, 00001.json.gz and "
+    )
+    assert failed.stderr.endswith("first run snakemake --cores all results/unmade/summary.csv\n")
+
+
+def test_a_report_on_partial_results_says_what_is_missing(workspace):
+    write_experiment(workspace, "partial")
+    shutil.copytree(workspace / "results/small", workspace / "results/partial")
+    for name in ("00001.divergence.csv", "plots/trellis.png"):
+        (workspace / "results/partial" / name).unlink()
+    failed = snakemake(workspace, "results/partial/summary.csv", "--report", "report.html", check=False)
+    assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == (
-        "results/unmade/summary.csv: not made yet, so there is nothing to report; first run "
-        "snakemake --cores all results/unmade/summary.csv"
+        "results/partial: there is no 00001.divergence.csv, plots/trellis.png, so there is nothing to report; first "
+        "run snakemake --cores all results/partial/summary.csv"
     )
 
 

@@ -42,7 +42,7 @@ def test_the_order_takes_the_place_of_what_needs_next_positions_and_is_the_same_
     files = draw_any_order(tmp_path / "first", make_any_order_table(TWO_BLOCKS), {"00000": {}})
     assert "acceptance" not in files
     assert "commit_order" in files
-    assert len(files) == 7
+    assert len(files) == 8
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         pool.apply(draw_any_order, (tmp_path / "second", make_any_order_table(TWO_BLOCKS), {"00000": {}}))
     first, second = (sorted((tmp_path / folder / "plots").iterdir()) for folder in ("first", "second"))
@@ -55,7 +55,7 @@ def test_a_figure_of_the_other_order_does_not_stay_behind(tmp_path):
         files = draw_any_order(tmp_path, table, {"00000": {}}, left_to_right)
         assert there in files
         assert gone not in files
-        assert len(list((tmp_path / "plots").iterdir())) == 7 * 4 + 3
+        assert len(list((tmp_path / "plots").iterdir())) == 8 * 4 + 3
 
 
 def test_horizons_are_called_timesteps(tmp_path, monkeypatch):
@@ -228,7 +228,7 @@ def test_the_names_of_horizons_in_timesteps_fit_beside_each_other(tmp_path, monk
 
 def test_nothing_to_show_is_said(tmp_path):
     table = make_any_order_table(TWO_BLOCKS).assign(after_eos=True)
-    assert len(draw_any_order(tmp_path, table, {"00000": {}})) == 7
+    assert len(draw_any_order(tmp_path, table, {"00000": {}})) == 8
     figure = speed(*speeds_of([]), looks_of({"00000": {}}), {"00000": ""}, Look()).figure
     assert "No scores" in texts_of(figure)
     plt.close(figure)

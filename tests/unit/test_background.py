@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from horizons.store.background import QUEUE_LENGTH, Background
+from horizons.store.background import QUEUE_LENGTH, Background, HostCopies
 
 
 def fields(value):
@@ -69,3 +69,44 @@ def test_an_error_of_the_caller_is_the_one_that_is_raised():
 
     with pytest.raises(ValueError, match="mine"):
         fail()
+
+
+def fields_of_a_timestep(number, rows):
+    """Of several dtypes and shapes, as capture modes have them; some are empty."""
+    made = torch.Generator().manual_seed(number)
+    logits = torch.randn(rows, 37, generator=made).bfloat16()
+    return {
+        1: {"logits": logits, "token_ids": torch.randint(99, (rows, 5), generator=made).int()},
+        4: {"logits": logits[::2], "logsumexp": torch.randn(rows, generator=made).double()},
+        8: {"logits": logits[:0]},
+    }
+
+
+def test_copies_are_those_of_the_fields_and_need_no_more_buffers_than_are_under_way_at_once():
+    """Here from host to host, in ordinary memory; what is taken stays as it is when its buffer is used again."""
+    copies, under_way, taken = HostCopies(), [], []
+    for number in range(200):
+        with torch.inference_mode(number % 2 == 0):
+            under_way.append(copies.start(fields_of_a_timestep(number, rows=4 - number // 60)))
+        if len(under_way) > QUEUE_LENGTH + 1:
+            taken.append(under_way.pop(0)())
+    taken += [finish() for finish in under_way]
+    assert copies.buffers_made == QUEUE_LENGTH + 2
+    for number, found in enumerate(taken):
+        expected = fields_of_a_timestep(number, rows=4 - number // 60)
+        assert {horizon: list(named) for horizon, named in found.items()} == {
+            1: ["logits", "token_ids"],
+            4: ["logits", "logsumexp"],
+            8: ["logits"],
+        }
+        for horizon, named in expected.items():
+            for name, values in named.items():
+                assert found[horizon][name].dtype == values.dtype
+                assert torch.equal(found[horizon][name], values)
+
+
+def test_a_buffer_that_is_too_small_is_replaced_and_those_that_fit_are_kept():
+    copies = HostCopies()
+    for rows in (2, 2, 50, 50, 3, 50):
+        copies.start(fields_of_a_timestep(0, rows))()
+    assert copies.buffers_made == 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from horizons.measure.bounds import keep_top_k
+from horizons.measure.exact import largest_of_all
 
 
 def plainly(logits, k, committed):
@@ -53,6 +54,10 @@ def test_what_is_kept_is_bit_for_bit_that_of_the_plain_formulas(made, n, vocab_s
     for found, expected in zip(keep_top_k(logits, k, committed), plainly(logits, k, committed), strict=True):
         assert found.dtype == expected.dtype
         assert torch.equal(found, expected)
+    values, ids = largest_of_all(logits, k)  # what a device that is not to be waited for keeps
+    expected_values, expected_ids, *_ = plainly(logits, k, committed)
+    assert torch.equal(values, expected_values)
+    assert torch.equal(ids[:, :5], expected_ids[:, :5])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from horizons.columns import table_columns
-from horizons.config import Generation
+from horizons.config import Generation, parse_experiment
 from horizons.decode.batches import generate
 from horizons.divergence import measure_divergence
-from horizons.report.coherence import coherence_of, coherence_sums, is_asked
+from horizons.report.coherence import coherence_of, coherence_sums
 from horizons.report.tables import open_tables
 from horizons.store.tables import write_table
 from joints import Joint, sharpen
@@ -117,16 +117,17 @@ def test_an_infinite_divergence_makes_the_incoherence_infinite():
 
 
 @pytest.mark.parametrize(
-    ("changes", "bounded", "asked"),
+    ("changes", "mode", "asked"),
     [
-        ({}, False, True),
-        ({"temperature": 0.7}, False, False),
-        ({"cfg_scale": 1.0}, False, False),
-        ({"stop_at_eos": True}, False, False),
-        ({"horizons_in": "timesteps", "block_length": 4}, False, False),
-        ({}, True, False),
+        ({}, "full", True),
+        ({"temperature": 0.7}, "statistics", False),
+        ({"cfg_scale": 1.0}, "statistics", False),
+        ({"stop_at_eos": True}, "statistics", False),
+        ({"horizons_in": "timesteps", "block_length": 4}, "statistics", False),
+        ({}, "top_k", False),
     ],
 )
-def test_it_is_asked_only_where_the_identity_holds(changes, bounded, asked):
-    settings = Generation(**{"max_tokens": 8, "temperature": 1.0, **changes})
-    assert is_asked(settings.model_dump(), bounded) == asked
+def test_it_is_asked_only_where_the_identity_holds(changes, mode, asked):
+    generation = {"max_tokens": 8, "temperature": 1.0, **changes}
+    content = {"model": {"name": "m"}, "dataset": {"path": "p"}, "generation": generation, "capture": {"mode": mode}}
+    assert parse_experiment(content, "x").shows_coherence == asked

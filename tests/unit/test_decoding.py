@@ -13,6 +13,7 @@ from horizons.decode.batches import batches_by_length, check_lengths, decode_in_
 from horizons.decode.choose import choose, sample_seed
 from horizons.decode.finite import NotFinite
 from horizons.decode.loop import Request
+from horizons.decode.noise import TOKENS, streams
 from horizons.errors import UserError
 from horizons.run import report_progress
 from triples import left_to_right
@@ -103,10 +104,11 @@ def test_draws_have_the_distribution_of_the_softmax():
     # exceeds 29.6 with probability 0.001 where the distribution is right.
     logits = torch.tensor([0.3, -1.0, 2.0, 0.5, 1.5, -0.5, 0.0, 1.0, -2.0, 0.7, 1.2, 5.0])
     mask, temperature, draws = 11, 0.8, 20_000
-    generators = [torch.Generator().manual_seed(sample_seed(1, str(sample))) for sample in range(50)]
+    seeds = torch.tensor([sample_seed(1, str(sample)) for sample in range(50)])
     counts = torch.zeros(12, dtype=torch.float64)
-    for _ in range(draws // 50):
-        tokens = choose(logits.repeat(50, 1), temperature, mask, torch.arange(50), generators)
+    for timestep in range(draws // 50):
+        noise = streams(seeds, TOKENS, timestep, torch.zeros(50, dtype=torch.long))
+        tokens = choose(logits.repeat(50, 1), temperature, mask, noise)
         counts += torch.bincount(tokens, minlength=12)
     expected = draws * torch.softmax(logits[:mask].double() / temperature, -1)
     assert counts[mask] == 0
@@ -116,9 +118,8 @@ def test_draws_have_the_distribution_of_the_softmax():
 
 def test_a_low_temperature_draws_the_greedy_token():
     scores = torch.randn(40, 30, generator=torch.Generator().manual_seed(2))
-    generators = [torch.Generator().manual_seed(row) for row in range(40)]
-    greedy = choose(scores.clone(), 0.0, 3, torch.arange(40), generators)
-    assert choose(scores, 1e-6, 3, torch.arange(40), generators).tolist() == greedy.tolist()
+    greedy = choose(scores.clone(), 0.0, 3, None)
+    assert choose(scores, 1e-6, 3, torch.arange(40)).tolist() == greedy.tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -309,9 +310,3 @@ def test_a_prompt_and_max_tokens_over_the_context_are_refused_and_just_within_it
     check_lengths(requests_of([[2] * 10_000]), 20, 1, None)
     with pytest.raises(UserError, match=r"prompt 'q1': 12 tokens and .*max_tokens 20 need 33 positions; .* 32"):
         check_lengths(requests, 20, 1, 32)
-
-
-def test_noise_is_finite_where_the_generator_gives_zero(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.zeros(*shape, dtype=torch.float64))
-    scores = torch.tensor([[0.0, 1.0, 2.0, -math.inf]])
-    assert choose(scores, 1.0, 0, torch.arange(1), [torch.Generator()]).tolist() == [2]

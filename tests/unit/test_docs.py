@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+import horizons
 from horizons.measure.exact import Block, prepare
 from horizons.measure.sample import numbers_of
 from horizons.numbers.built_in import NUMBERS
@@ -80,7 +81,7 @@ def test_the_citation_is_complete_and_of_this_version():
     citation = yaml.safe_load(text("CITATION.cff"))
     project = tomllib.loads(text("pyproject.toml"))["project"]
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
-    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert (citation["version"], citation["license"]) == (horizons.__version__, project["license"])
     assert [author["name"] for author in citation["authors"]] == re.findall(r"\(c\) \d+ (.+)", text("LICENSE"))
 
 

@@ -14,7 +14,8 @@ from test_plots import STYLE, draw_all, drawn_texts, reduced, texts_of
 from horizons.config import Plots, parse_experiment
 from horizons.errors import UserError
 from horizons.report.captions import Caption, escape, write_captions
-from horizons.report.figures.by_horizon import acceptance, agreement_by_horizon, divergence_by_horizon
+from horizons.report.figures.acceptance import acceptance
+from horizons.report.figures.by_horizon import agreement_by_horizon, divergence_by_horizon
 from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration
 from horizons.report.figures.factors import factors_of

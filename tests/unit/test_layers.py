@@ -1,6 +1,7 @@
 """Which part of the library may import which: each only those before it, so nothing imports upwards."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -12,9 +13,10 @@ LIBRARY = REPOSITORY / "workflow" / "horizons"
 
 # In the order of the way of the data: what is asked, a model, commits, numbers, files, stages, pages.
 ORDER = [
-    *("errors", "logs", "memory", "strict_json", "strict_yaml", "measure", "numbers", "columns", "entries"),
-    *("token_classes", "section", "generation", "config", "schedule", "plain_prompts", "prompts", "scoring"),
-    *("recorded", "devices", "environment", "models", "decode", "store", "triple", "keep", "validation"),
+    *("errors", "logs", "loading", "progress", "memory", "strict_json", "strict_yaml", "measure", "numbers"),
+    *("columns", "entries", "token_classes", "section", "generation", "config", "schedule", "plain_prompts"),
+    *("scoring", "prompts", "recorded", "devices", "environment"),
+    *("models", "decode", "store", "triple", "keep", "validation"),
     *("divergence", "requests", "run", "guide", "report", "planning"),
 ]
 
@@ -29,7 +31,8 @@ def imported_parts(path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("horizons"):
-            names = [node.module] if "." in node.module else [f"horizons.{alias.name}" for alias in node.names]
+            here = [alias.name for alias in node.names if alias.name != "__version__"]  # which is no part
+            names = [node.module] if "." in node.module else [f"horizons.{name}" for name in here]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.startswith("horizons.")]
         else:
@@ -71,3 +74,15 @@ def test_nothing_in_the_library_knows_snakemake():
 def test_what_a_snakefile_and_the_validation_read_does_without_torch(module):
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "workflow/scripts").glob("*.py")), ids=lambda path: path.name)
+def test_a_script_imports_its_packages_without_the_collector(path):
+    tree = ast.parse(path.read_text())
+    [within] = [
+        node for node in ast.walk(tree) if isinstance(node, ast.With) and "loading()" in ast.unparse(node.items[0])
+    ]
+    slow = "horizons.(report|run|divergence|validation)|torch"
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    outside = [ast.unparse(node) for node in imports if node not in within.body]
+    assert [line for line in outside if re.search(slow, line)] == []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from horizons.measure.definitions import entropy, js_divergence, kl_divergence, top_k_agreement
-from horizons.measure.exact import Block, prepare, top_candidates
+from horizons.measure.exact import Block, largest_of_all, prepare, top_candidates
 from horizons.measure.sample import numbers_of
 from horizons.numbers.built_in import NUMBERS
 
@@ -18,10 +18,10 @@ def random_logits(vocab_size, n=6, scale=4.0, seed=0, dtype=torch.float32):
     return (scale * torch.randn(n, vocab_size, generator=generator)).to(dtype)
 
 
-def all_numbers(early, late, tokens=None):
+def all_numbers(early, late, tokens=None, looks=True):
     """The built-in numbers of early predictions, as the stages compute them."""
     tokens = torch.zeros(len(early), dtype=torch.long) if tokens is None else tokens
-    return numbers_of(NUMBERS, Block(prepare(early), prepare(late), tokens), horizon=2)
+    return numbers_of(NUMBERS, Block(prepare(early, looks), prepare(late, looks), tokens, looks), horizon=2)
 
 
 def categorical(logits):
@@ -83,10 +83,11 @@ def test_top_k_agreement_counts_shared_tokens():
 
 @pytest.mark.parametrize("vocab_size", VOCABULARIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fast_way_gives_the_numbers_of_the_definitions(vocab_size, dtype):
+@pytest.mark.parametrize("looks", [True, False])
+def test_the_fast_way_gives_the_numbers_of_the_definitions(vocab_size, dtype, looks):
     early, late = (random_logits(vocab_size, n=20, seed=seed, dtype=dtype) for seed in (1, 2))
     early[:5] = late[:5] + 0.1 * early[:5]  # close to the final prediction, where cancellation would show
-    numbers = all_numbers(early, late)
+    numbers = all_numbers(early, late, looks=looks)
     exact_early, exact_late = early.double(), late.double()
     for name, expected in {
         "kl": kl_divergence(exact_early, exact_late),
@@ -96,7 +97,7 @@ def test_the_fast_way_gives_the_numbers_of_the_definitions(vocab_size, dtype):
     }.items():
         torch.testing.assert_close(numbers[name].double(), expected.double(), atol=1e-5, rtol=0, msg=name)
     tokens = torch.arange(20) % vocab_size
-    described = all_numbers(early, late, tokens)
+    described = all_numbers(early, late, tokens, looks)
     probabilities = exact_early.softmax(-1)
     top = exact_early.sort(-1, descending=True).values
     for name, expected in {
@@ -111,17 +112,21 @@ def test_the_fast_way_gives_the_numbers_of_the_definitions(vocab_size, dtype):
     assert described["final_token_rank"].tolist() == ranks.tolist()
 
 
-def test_the_fast_way_handles_minus_infinity_as_defined():
+@pytest.mark.parametrize("looks", [True, False])
+def test_the_fast_way_handles_minus_infinity_as_defined(looks):
     early, late = random_logits(5000, seed=1), random_logits(5000, seed=2)
     early[0, 10:], late[1, 10:], early[2, 7], late[2, 7] = -math.inf, -math.inf, -math.inf, -math.inf
-    numbers = all_numbers(early, late)
+    early[3, 9], late[3, 9] = -300.0, -math.inf  # a weight that is 0 in float32, and is one
+    numbers = all_numbers(early, late, looks=looks)
+    spread = prepare(early, looks).entropy
+    torch.testing.assert_close(spread.double(), entropy(early.double()), atol=1e-5, rtol=1e-5)
     for name, expected in {
         "kl": kl_divergence(early.double(), late.double()),
         "kl_reverse": kl_divergence(late.double(), early.double()),
         "js": js_divergence(early.double(), late.double()),
     }.items():
         torch.testing.assert_close(numbers[name].double(), expected, atol=1e-5, rtol=1e-5, msg=name)
-    assert numbers["kl"].isinf().tolist() == [False, True, False, False, False, False]
+    assert numbers["kl"].isinf().tolist() == [False, True, False, True, False, False]
 
 
 @pytest.mark.parametrize("vocab_size", [5000, 32_000, 126_464])
@@ -130,7 +135,14 @@ def test_the_largest_logits_come_in_order_with_the_lower_id_first_among_equals(v
     logits = torch.randint(0, 12, (30, vocab_size), generator=generator).float()  # ties everywhere
     logits[15:] = torch.randn(15, vocab_size, generator=generator)
     logits[20:, -3:] += 20  # in the part that fills no block
-    values, ids = top_candidates(logits)
+    logits[25:, ::7] = -math.inf
+    logits[10:15] -= 11  # all the largest are 0, and some of them -0
+    logits[10:15, ::2] *= -1
+    for values, ids in (top_candidates(logits), largest_of_all(logits, 16)):
+        assert_in_order(logits, values, ids)
+
+
+def assert_in_order(logits, values, ids):
     order = logits.sort(dim=-1, descending=True, stable=True)
     assert ids[:, :5].tolist() == order.indices[:, :5].tolist()
     assert values[:, :5].tolist() == order.values[:, :5].tolist()

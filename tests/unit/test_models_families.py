@@ -257,3 +257,16 @@ def test_messages_go_through_the_chat_template_and_no_special_token_is_doubled(t
     messages = [{"role": "user", "content": "w5 w6"}, {"role": "assistant", "content": "w7"}]
     assert model.encode(Prompt("q", messages, None, None, None)) == [0, 5, 6, 7]
     assert model.encode(Prompt("q", None, "w5 w6", None, None)) == [0, 5, 6]
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "illada", "llada_moe"])
+def test_a_mask_made_here_for_all_layers_gives_every_bit_of_the_networks_own(family):
+    model, _ = random_model(family)
+    canvases = torch.randint(5, 140, (3, 20), generator=torch.Generator().manual_seed(0))
+    seen = (torch.arange(20) < torch.tensor([[20], [13], [1]])).long()
+    rows, columns = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([3, 19, 5, 12, 0])
+    assert model.family.sees_whole_canvas
+    found = model.forward(canvases, seen, rows, columns)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.family, "sees_whole_canvas", False)
+        assert torch.equal(model.forward(canvases, seen, rows, columns), found)

@@ -18,7 +18,8 @@ from matplotlib.font_manager import fontManager
 from horizons.config import parse_experiment
 from horizons.errors import UserError
 from horizons.prompts import require_samples
-from horizons.report.figures.by_horizon import acceptance, divergence_by_horizon
+from horizons.report.figures.acceptance import acceptance
+from horizons.report.figures.by_horizon import divergence_by_horizon
 from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration, calibration_table, confidence_table, with_gaps
 from horizons.report.figures.data import of_entries, reduce_tables
@@ -80,12 +81,13 @@ def test_every_figure_is_there_and_the_same_again(tmp_path):
         "confidence_over_time",
         "divergence_by_horizon",
         "divergence_by_position",
+        "surprisal_by_horizon",
         "trellis",
     ]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         pool.apply(draw_all, (tmp_path / "second", make_table(runs=4), points))
     first, second = (sorted((tmp_path / folder / "plots").iterdir()) for folder in ("first", "second"))
-    assert len(first) == 7 * 4 + 3  # PNG, SVG, PDF and CSV of each; two files of captions, and confidence.csv
+    assert len(first) == 8 * 4 + 3  # PNG, SVG, PDF and CSV of each; two files of captions, and confidence.csv
     assert [path.name for path in first] == [path.name for path in second]
     assert [one.name for one, other in zip(first, second, strict=True) if one.read_bytes() != other.read_bytes()] == []
 
@@ -106,7 +108,7 @@ def test_every_figure_is_there_and_the_same_again(tmp_path):
 )
 def test_lacking_data_are_drawn_without_a_warning(tmp_path, change, horizons):
     table = change(make_table(samples=12, max_tokens=20, horizons=horizons))
-    assert len(draw_all(tmp_path, table, {"00000": {}})) == 7
+    assert len(draw_all(tmp_path, table, {"00000": {}})) == 8
 
 
 @pytest.mark.parametrize("values", [[n / 10 for n in range(20)], [f"task ${n}$ {'long ' * 9}" for n in range(20)]])

@@ -13,7 +13,7 @@ import torch
 from horizons.config import Dataset, expand_runs, parse_experiment
 from horizons.divergence import measure_divergence
 from horizons.errors import UserError
-from horizons.prompts import compares_speed, load_prompts, local_path, require_samples
+from horizons.prompts import compares_speed, load_prompts, local_path, require_samples, source_of
 from horizons.store.files import read_results
 from horizons.store.tables import read_tables, write_table
 from triples import random_samples, write_triple
@@ -71,6 +71,11 @@ def line(**content):
         (line(id="b", messages=[{"role": "user", "content": ""}]), "content not empty"),
         (line(id="b", messages=[{"role": "user", "content": "x", "name": "y"}]), "role and content, and nothing else"),
         (line(id="b", prompt="x", label=1), "label is 1; it must be a string"),
+        (line(id="b", prompt="x", label="y", score="exakt"), "score is 'exakt'; it must be exact, contains, number, "),
+        (line(id="b", prompt="x", label="y", score="regex:["), "score is 'regex:['; its pattern is not one: "),
+        (line(id="b", prompt="x", label="y", score=1), "score is 1; it must be a string"),
+        (line(id="b", prompt="x", score="number"), "score is 'number', and there is no label; add it"),
+        (line(source={}), "'source' is not a known key"),
         (line(id="b", promt="x"), "'promt' is not a known key"),
     ],
 )
@@ -95,6 +100,19 @@ def test_a_bom_and_crlf_line_ends_are_no_part_of_the_prompts(tmp_path):
     prompts = load(tmp_path, codecs.BOM_UTF8 + b"\r\n".join(lines) + b"\r\n")
     assert prompts == load(tmp_path, b"\n".join(lines))
     assert (prompts[0].id, prompts[0].text) == ("a", " x ")
+
+
+def test_the_first_line_may_say_where_the_prompts_are_from(tmp_path):
+    source = {"dataset": "openai/gsm8k", "revision": "c0ffee"}
+    data = line(source=source) + b"\n" + line(id="a", prompt="x", label="y", score="number")
+    [prompt] = load(tmp_path, data)
+    assert (prompt.id, prompt.score) == ("a", "number")
+    dataset = Dataset(path=str(tmp_path / "prompts.jsonl"))
+    assert source_of(dataset) == source
+    load(tmp_path, data.partition(b"\n")[2])
+    assert source_of(dataset) is None
+    with pytest.raises(UserError, match="line 1: source is 7; it must be an object"):
+        load(tmp_path, line(source=7) + b"\n" + line(id="a", prompt="x"))
 
 
 def test_an_empty_file_and_a_task_nobody_has_are_refused(tmp_path):

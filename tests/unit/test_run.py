@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+import horizons
 from generation import small_run
 from horizons import run as run_module
 from horizons.environment import describe_environment
@@ -85,6 +86,23 @@ def test_what_is_kept_instead_of_logits_is_gone_on_with_too(tmp_path, monkeypatc
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+def test_the_source_of_the_prompts_and_the_rule_of_their_scores_are_recorded(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    source = {"dataset": "me/names", "revision": "c0ffee"}
+    message = {"role": "user", "content": "Copy the line: Karl Hana Dora"}
+    prompt = {"id": "a", "messages": [message], "label": "Hana", "score": "contains"}
+    path.write_text(f"{json.dumps({'source': source})}\n{json.dumps(prompt)}\n")
+    run = small_run()
+    config = run.config.model_copy(update={"dataset": run.config.dataset.model_copy(update={"path": str(path)})})
+    generate_run(run._replace(config=config), tmp_path / "00000.json.gz")
+    results = read_results(tmp_path / "00000.json.gz")
+    assert results["environment"]["prompts"] == source
+    assert results["environment"]["packages"]["horizons"] == horizons.__version__
+    [output] = results["outputs"]
+    assert (output["scored_by"], output["score"]) == ("contains", float("Hana" in output["output"]))
+    assert validate_triple(tmp_path / "00000.json.gz") == []
+
+
 def test_a_line_of_the_journal_that_was_cut_off_is_done_again(tmp_path, monkeypatch, unbroken):
     kill_after(monkeypatch, 2, tmp_path / "00000.json.gz")
     journal = tmp_path / ".00000.json.gz.progress"
@@ -127,6 +145,42 @@ def test_another_version_that_computes_starts_over_and_says_so(tmp_path, monkeyp
     assert sum(map(len, decoded)) == 7
     [line] = [record.message for record in caplog.records if "not gone on from" in record.message]
     assert f'packages.{package} was "{before["packages"][package]}", is now "9.9"' in line
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.9}, {"remasking": "random", "save_logits": False}])
+def test_where_something_is_drawn_a_killed_run_comes_to_the_same_bytes_but_not_with_another_noise(
+    tmp_path, monkeypatch, caplog, changes
+):
+    for name in ("unbroken", "killed", "earlier"):
+        (tmp_path / name).mkdir()
+    generate_run(small_run(**changes), tmp_path / "unbroken" / "00000.json.gz")
+    kill_after(monkeypatch, 2, tmp_path / "killed" / "00000.json.gz", **changes)
+    generate_run(small_run(**changes), tmp_path / "killed" / "00000.json.gz")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "NOISE", "another")
+        kill_after(monkeypatch, 2, tmp_path / "earlier" / "00000.json.gz", **changes)
+    generate_run(small_run(**changes), tmp_path / "earlier" / "00000.json.gz")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "unbroken") == contents(tmp_path / "earlier")
+    [line] = [record.message for record in caplog.records if "not gone on from" in record.message]
+    assert line.endswith('noise was "another", is now "splitmix64"')
+
+
+def test_a_batch_size_of_auto_is_recorded_and_gives_the_bytes_of_the_number_it_comes_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("horizons.decode.batch_size.MOST_TOGETHER", 2)
+    for name in ("auto", "again", "killed", "two"):
+        (tmp_path / name).mkdir()
+        if name == "killed":
+            kill_after(monkeypatch, 2, tmp_path / name / "00000.json.gz", batch_size="auto")
+        asked = 2 if name == "two" else "auto"
+        generate_run(small_run(batch_size=asked), tmp_path / name / "00000.json.gz")
+    results = read_results(tmp_path / "auto" / "00000.json.gz")
+    assert results["config"]["generation"]["batch_size"] == "auto"
+    assert results["environment"]["batch_size"] == 2
+    assert "batch_size" not in read_results(tmp_path / "two" / "00000.json.gz")["environment"]
+    assert validate_triple(tmp_path / "auto" / "00000.json.gz") == []
+    assert contents(tmp_path / "auto") == contents(tmp_path / "again") == contents(tmp_path / "killed")
+    for name in ("00000.safetensors", "00000.metadata.json"):
+        assert (tmp_path / "auto" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_a_second_writer_waits_and_takes_what_the_first_has_made(tmp_path, monkeypatch, unbroken, caplog):

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from horizons import __version__
 from horizons.errors import UserError
 from horizons.guide import export_pt, load_entries
 from horizons.keep import keep_of
@@ -322,6 +323,23 @@ def guide_files(tmp_path, samples, order=None, outputs=None):
 def is_mapped(triple, tensor):
     start = torch.frombuffer(triple._buffer, dtype=torch.uint8).data_ptr()
     return start <= tensor.data_ptr() < start + len(triple._buffer)
+
+
+def test_files_of_a_later_format_are_refused_in_one_line_and_those_without_one_are_read(tmp_path):
+    results_file = write_triple(tmp_path, random_samples(1, 3, 5), 3)
+    with gzip.open(results_file) as file:
+        results = json.load(file)
+    assert results["saved_logits_metadata"].pop("format") == 1
+    for found in (None, 1, 2, "1"):
+        results["saved_logits_metadata"] |= {} if found is None else {"format": found}
+        results_file.write_bytes(gzip.compress(json.dumps(results).encode()))
+        if found in (None, 1):
+            assert len(open_triple(results_file).logits) == len(left_to_right(3, [1, 2, 4, 8]))
+            continue
+        with pytest.raises(UserError) as refused:
+            open_triple(results_file)
+        expected = f"its format is {found!r}, and this version of horizons, {__version__}, reads up to 1"
+        assert str(refused.value) == f"{results_file}: {expected}; install a newer one"
 
 
 @pytest.mark.parametrize("outputs", [None, [{}, {}], [{"output": "a"}, {"output": "b"}]])

@@ -215,6 +215,11 @@ def test_what_is_no_json_of_a_run_is_told_in_one_line(results_file, data, text):
         (["saved_logits_metadata", "num_entries"], "28", "num_entries is '28'"),
         (["saved_logits_metadata", "num_entries"], 28.0, "num_entries is 28.0"),
         (["saved_logits_metadata", "num_entries"], True, "num_entries is True"),
+        (
+            ["saved_logits_metadata", "format"],
+            2,
+            "format is 2; input should be less than or equal to 1",
+        ),
         (["saved_logits_metadata", "dtype"], "int8", "dtype is 'int8'"),
         (["saved_logits_metadata", "vocab_size"], 0, "vocab_size is 0"),
         (["saved_logits_metadata", "horizons"], [2, 1], "horizons are [2, 1]; expected ascending"),
@@ -244,6 +249,26 @@ def test_results_that_disagree_with_themselves_are_found(results_file, keys, val
 
     problems = edit(results_file, change)
     assert any(text in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("scored", "text"),
+    [
+        ({"output": "Ann Bob", "label": "Ann Bob", "score": 1.0}, None),
+        ({"output": "It is 5.", "label": "5", "score": 1.0, "scored_by": "number"}, None),
+        ({"output": "x", "label": "5", "score": 1.0, "scored_by": "regex:("}, "scored_by is 'regex:('; its pattern"),
+        ({"output": "Ann", "label": "Ann Bob", "score": 1.0}, "score is 1.0; expected 0.0 by its output and label"),
+        ({"output": "Bob Ann", "label": "Ann Bob", "score": 0.0, "task": "shuffle"}, "score is 0.0; expected 1.0"),
+        ({"output": "It is 5.", "label": "5", "score": 1.0}, "expected 0.0"),
+        ({"output": "x", "label": "x", "score": 1.0, "scored_by": "exakt"}, "scored_by is 'exakt'; it must be exact"),
+        ({"output": "x", "score": 1.0}, "score is 1.0, and there is no label"),
+        ({"output": "x", "label": "x", "score": "1.0"}, "score is '1.0'"),
+    ],
+)
+def test_a_score_that_its_output_and_label_do_not_have_is_found(results_file, scored, text):
+    problems = edit(results_file, lambda results: results["outputs"][1].update(scored))
+    assert bool(problems) == (text is not None)
+    assert all(text in problem and "\n" not in problem for problem in problems), problems
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# The same pins as without conda; run from the root of the repository.
+# The library itself, beside the pins of horizons.yaml; run from the root of the repository.
 set -euo pipefail
-python -m pip install -r requirements.txt
+python -m pip install --no-deps -e .

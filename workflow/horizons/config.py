@@ -172,10 +172,18 @@ class Experiment(Section):
     groups: dict[str, Group] = Field(
         default_factory=dict, description="Ways to divide entries, by a name: tables and figures by group."
     )
+    tables: Literal["csv", "parquet"] = Field(
+        "csv", description="parquet has every table as Parquet, too, beside the CSV; a change runs nothing again."
+    )
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default_factory=dict, description="Dotted keys to lists of values; the cross product is run, in this order."
     )
     shards: int = Field(1, description="Runs that the prompts are split over, at each point of the sweep.", ge=1)
+
+    @property
+    def shows_coherence(self) -> bool:
+        """Whether what is kept shows if predictions agree with each other; from lower bounds nothing follows."""
+        return self.generation.shows_coherence and self.capture.mode != "top_k"
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
@@ -204,7 +212,7 @@ class Selection(Section):
 
 
 # Sections that change no run: what is made of the triples later.
-LATER_SECTIONS = {"divergence", "plots", "explorer", "groups"}
+LATER_SECTIONS = {"divergence", "plots", "explorer", "groups", "tables"}
 
 
 class Run(NamedTuple):

@@ -56,6 +56,17 @@ def visible_devices() -> list[str]:
     return devices
 
 
+def host_memory() -> int:
+    """The bytes of memory that this process may have: the machine's, or what Slurm or its control group allows it."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    if (megabytes := os.environ.get("SLURM_MEM_PER_NODE", "")).isdecimal() and int(megabytes):
+        limits.append(int(megabytes) * 2**20)
+    with suppress(OSError, ValueError, IndexError):
+        group = Path("/proc/self/cgroup").read_text().splitlines()[-1].split("::")[1]
+        limits.append(int(Path(f"/sys/fs/cgroup{group}/memory.max").read_text()))
+    return min(limits)
+
+
 def _devices_of_machine() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from horizons.columns import END_OF_TEXT, OTHER_SPECIAL, TEXT, table_columns
 from horizons.errors import UserError
@@ -19,6 +17,7 @@ from horizons.keep import Entries, Keep, Measured, keep_of
 from horizons.memory import hold_freed_memory
 from horizons.numbers import Number
 from horizons.numbers.own import load_numbers
+from horizons.progress import progress
 from horizons.store.custody import write_record
 from horizons.store.files import fingerprint, reading, run_number
 from horizons.store.reader import Triple, open_triple
@@ -150,7 +149,7 @@ def measure_samples(
     mask = triple.saved.get("mask_token_id")
     if not triple.num_samples:
         raise UserError(f"{triple.results_file}: has no samples")
-    for sample_idx in tqdm(range(triple.num_samples), "divergence", unit="sample", file=sys.stderr, disable=None):
+    for sample_idx in progress(range(triple.num_samples), "divergence", "sample", triple.num_samples):
         if before is not None:
             before(sample_idx)
         rows = triple.rows_of(sample_idx)

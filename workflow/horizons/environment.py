@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from horizons import __version__
+
 PACKAGES = ["torch", "transformers", "tokenizers", "safetensors", "numpy", "snakemake"]
 
 
@@ -15,7 +17,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """Library versions, the device and its driver, and the git commit of the working folder (None outside git)."""
     return {
         "python": platform.python_version(),
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": {"horizons": __version__} | {package: _version(package) for package in PACKAGES},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "driver": _driver() if device.type == "cuda" else None,

@@ -1,8 +1,10 @@
 """The section `generation` of an experiment: how tokens are chosen, and which predictions are saved. No torch."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from horizons.section import Fraction, Problem, Section
 
@@ -49,6 +51,20 @@ def _default_horizons(earlier: dict[str, Any]) -> list[int]:
     return [
         h for h in (1, 2, 4, 8) if h <= min(most, *(earlier.get(key) or most for key in ("steps", "steps_per_block")))
     ]
+
+
+def _one_problem(value: Any, check: Callable[[Any], Any]) -> Any:  # noqa: ANN401, what stands in the YAML
+    try:
+        return check(value)
+    except ValidationError:  # which would speak of each kind that a batch size can have
+        raise PydanticCustomError("batch_size", "an integer from 1 on, or auto") from None
+
+
+AUTO = "auto"
+# Prompts of a batch whose size is left to the machine. A GPU has enough to do with them, and what a kill costs is at
+# most the batch under way.
+MOST_TOGETHER = 64
+BatchSize = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], WrapValidator(_one_problem)]
 
 
 class Generation(Section):
@@ -101,7 +117,11 @@ class Generation(Section):
         default_factory=lambda earlier: 1.0 if earlier.get("policy") == "factor" else None,
         description="For factor: a larger one commits more tokens a timestep.",
     )
-    batch_size: int = Field(16, description="Prompts that go through the model together.", ge=1)
+    batch_size: BatchSize = Field(
+        16,
+        description="Prompts that go through the model together; auto is the largest power of two that fits the memory "
+        f"of the device, {MOST_TOGETHER} at most.",
+    )
     stop_at_eos: bool = Field(
         False, description="A sample is done when it commits an end-of-text token; else all max_tokens are generated."
     )
@@ -126,9 +146,22 @@ class Generation(Section):
         return self.block_length == 1 and one_a_timestep
 
     @property
+    def shows_coherence(self) -> bool:
+        """Whether a text is drawn from the model's own predictions, one token after the other, so that early and late
+        ones can be held against each other; see `horizons.report.coherence`.
+        """
+        drawn = self.tokens == "generated" and self.temperature == 1 and self.cfg_scale == 0
+        return drawn and self.is_left_to_right and not self.stop_at_eos and self.save_logits
+
+    @property
     def timesteps(self) -> int:
         """The most timesteps of a sample; `threshold` and `factor` may need fewer. A replay has those of its trace."""
         return self.steps or self.max_tokens
+
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers decide a token or the order."""
+        return self.temperature > 0 or self.remasking in ("random", "origin")
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from horizons.config import Dataset, Experiment, Model, Run, expand_runs
 from horizons.devices import visible_devices
 from horizons.errors import UserError
+from horizons.generation import AUTO, MOST_TOGETHER
 from horizons.keep import keep_of
 from horizons.models.facts import Facts, computed_dtype, facts_of
 from horizons.prompts import compares_speed, prompt_facts, shares_prompts
@@ -97,8 +98,12 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
         runs.append(plan_run(run, last - first, size, dtype))
         if run.shard == 0:
             shards_needed.append(_shards_needed(run, samples, size, dtype))
-    of_all = STAGES_OF_ALL + shares_prompts(expanded) + compares_speed(expanded)
-    jobs = STAGES_OF_A_RUN * len(runs) + of_all if saving else len(runs)
+    compared = shares_prompts(expanded)
+    of_all = STAGES_OF_ALL + compared + compares_speed(expanded)
+    of_all += any(run.config.shows_coherence for run in expanded)
+    # The tables of runs, the summary and the comparison.
+    as_parquet = len(runs) + 1 + compared if experiment.tables == "parquet" else 0
+    jobs = STAGES_OF_A_RUN * len(runs) + of_all + as_parquet if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 
@@ -166,7 +171,7 @@ def memory_mb(config: Experiment) -> int:
     facts = _facts_or_unknown(config.model)
     computed = computed_dtype(config.model.dtype, facts.dtype, _has_gpu_on_cluster(config.model))
     copied = 0 if computed == facts.dtype else _parameters(facts) * ITEM_BYTES.get(computed, 1)
-    batch = min(config.generation.batch_size, largest_run(config))
+    batch = largest_batch(config)
     logits = batch * _sample_bytes(config, facts.vocab_size, computed)
     return BASE_MB + math.ceil((facts.weight_bytes + copied + logits) / 1e6)
 
@@ -193,9 +198,16 @@ def remembered_bytes(experiment: Experiment, vocab_size: int | None = None) -> i
     def held(config: Experiment) -> int:
         dtype = saved_dtype(config.model, "auto")
         row = (vocab_size or known_vocab_size(config.model)) * ITEM_BYTES[dtype]
-        return min(config.generation.batch_size, largest_run(config)) * most_remembered(config.generation) * row
+        return largest_batch(config) * most_remembered(config.generation) * row
 
     return max(held(run.config) for run in expand_runs(experiment) if run.shard == 0)
+
+
+def largest_batch(config: Experiment) -> int:
+    """The most canvases that a run of one point of the sweep has in a batch: prompts, of given texts timesteps."""
+    generation = config.generation
+    canvases = largest_run(config) * (generation.max_tokens if generation.tokens == "given" else 1)
+    return min(MOST_TOGETHER if generation.batch_size == AUTO else generation.batch_size, canvases)
 
 
 def largest_run(config: Experiment) -> int:
@@ -215,13 +227,11 @@ def _sample_bytes(config: Experiment, vocab_size: int, dtype: str) -> int:
 
     Whole logits wait for the disk and, as far as the largest horizon looks ahead, for the commit of their position. Of
     a reduced capture, all that is kept of the sample is held until its end, and copied to be written. To choose a token
-    the scores are copied, in float64 and with their noise where the temperature is above 0.
+    the scores are copied.
     """
     generation, capture = config.generation, config.capture
     logits_bytes = vocab_size * ITEM_BYTES.get(dtype, 4)
-    choosing = logits_bytes if generation.temperature == 0 else 4 * vocab_size * ITEM_BYTES["float64"]
-    if generation.cfg_scale > 0:
-        choosing += 2 * logits_bytes
+    choosing = logits_bytes * (3 if generation.cfg_scale > 0 else 1)
     if not generation.save_logits:
         return logits_bytes + choosing
     entries = most_entries(generation)

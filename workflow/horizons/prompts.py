@@ -13,6 +13,7 @@ from horizons.config import Dataset, Experiment, Run, describe_point, expand_run
 from horizons.errors import UserError
 from horizons.generation import Generation
 from horizons.plain_prompts import as_json_lines
+from horizons.scoring import problem_of
 from horizons.strict_json import parse_json, shorten
 
 Step = tuple[list[int], list[int]]  # what a forward pass commits: positions, and their tokens
@@ -29,6 +30,7 @@ class Prompt(NamedTuple):
     token_ids: list[int] | None = None
     continuation: str | None = None  # a text whose predictions are asked for
     trace: list[Step] | None = None  # of another decoder; positions from the end of the prompt on
+    score: str | None = None  # the rule by which its answer is scored, where that is not its task's
     fields: dict[str, Any] | None = None  # its further keys, which are carried through to results and tables
 
     def given_text(self, settings: Generation) -> str | None:
@@ -36,7 +38,7 @@ class Prompt(NamedTuple):
         return {"continuation": self.continuation, "label": self.label, None: None}[settings.given]
 
 
-KEYS = ("id", "messages", "prompt", "prompt_ids", "label", "task", "continuation", "trace")  # of a line
+KEYS = ("id", "messages", "prompt", "prompt_ids", "label", "task", "continuation", "trace", "score")  # of a line
 
 
 LINE = 'a line of .jsonl is an object such as {"id": "one", "prompt": "The capital of France is"}'
@@ -112,14 +114,11 @@ def require_tokens(dataset: Dataset, settings: Generation) -> None:
 def _numbered_prompts(dataset: Dataset) -> list[tuple[int, Prompt]]:
     """`load_prompts` with the number of each line, from 1."""
     path = local_path(dataset.path)
-    try:
-        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    except OSError as error:
-        raise UserError(f"{path}: can't be read: {error.strerror}; check dataset.path") from error
+    lines = _read_lines(path)
     prompts: list[tuple[int, Prompt]] = []
     line_of: dict[str, int] = {}
     for number, line in enumerate(as_json_lines(path, lines), start=1):
-        if not line.strip():
+        if not line.strip() or (number == 1 and _read_header(line, str(path)) is not None):
             continue
         prompt = _parse(line, f"{path}: line {number}")
         if prompt.id in line_of:
@@ -133,6 +132,35 @@ def _numbered_prompts(dataset: Dataset) -> list[tuple[int, Prompt]]:
         wanted = "prompt" if dataset.task is None else f"prompt with task {dataset.task!r} (dataset.task)"
         raise UserError(f"{path}: holds no {wanted}")
     return prompts[: dataset.limit]
+
+
+def source_of(dataset: Dataset) -> dict[str, Any] | None:
+    """What the first line of a prompt file says of where its prompts are from, `{"source": {...}}`; None without one.
+
+    `scripts/make_prompts.py` writes it. Raises UserError where the file can't be read.
+    """
+    path = local_path(dataset.path)
+    return _read_header(_read_lines(path)[0], str(path))
+
+
+def _read_lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}; check dataset.path") from error
+
+
+def _read_header(line: bytes, path: str) -> dict[str, Any] | None:
+    """The `source` of a line that has nothing else; None for another line. Raises UserError where it is no object."""
+    try:
+        content = parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or set(content) != {"source"}:
+        return None
+    if not isinstance(content["source"], dict):
+        raise UserError(f"{path}: line 1: source is {shorten(content['source'])}; it must be an object")
+    return content["source"]
 
 
 def local_path(name: str) -> Path:
@@ -228,12 +256,14 @@ def _parse(line: bytes, where: str) -> Prompt:
         _check_field(key, where)
     if not isinstance(content.get("id"), str) or not content["id"]:
         raise UserError(f"{where}: id is {shorten(content.get('id'))}; it must be a string that is not empty")
-    for key in ("label", "task", "continuation"):
+    for key in ("label", "task", "continuation", "score"):
         if not isinstance(content.get(key), str | None):
             raise UserError(f"{where}: {key} is {shorten(content[key])}; it must be a string")
     for key in ("id", "task"):  # which go into tables
         if "\r" in (content.get(key) or ""):
             raise UserError(f"{where}: {key} has a carriage return, which ends a row of CSV; remove it")
+    if content.get("score") is not None:
+        _check_score(content["score"], content.get("label"), where)
     if sum(key in content for key in ("messages", "prompt", "prompt_ids")) != 1:
         raise UserError(f"{where}: a prompt has one of messages, prompt and prompt_ids")
     if "prompt" in content and (not isinstance(content["prompt"], str) or not content["prompt"]):
@@ -245,11 +275,21 @@ def _parse(line: bytes, where: str) -> Prompt:
         raise UserError(f"{where}: prompt_ids is {shorten(token_ids)}; it must be a list of at least one token id")
     trace = None if content.get("trace") is None else _read_trace(content["trace"], where)
     texts = (content.get(key) for key in ("id", "messages", "prompt", "label", "task"))
-    return Prompt(*texts, token_ids, content.get("continuation"), trace, fields=fields or None)
+    score = content.get("score")
+    return Prompt(*texts, token_ids, content.get("continuation"), trace, score, fields or None)
+
+
+def _check_score(rule: str, label: str | None, where: str) -> None:
+    if problem := problem_of(rule):
+        raise UserError(f"{where}: score is {shorten(rule)}; {problem}")
+    if label is None:
+        raise UserError(f"{where}: score is {shorten(rule)}, and there is no label; add it, or remove score")
 
 
 def _check_field(key: str, where: str) -> None:
     """Raise UserError for a further key of a prompt line that is a known one misspelled, or can't be a column."""
+    if key == "source":
+        raise UserError(f"{where}: 'source' is not a known key of a prompt; it stands in the first line, alone")
     close = difflib.get_close_matches(key.lower(), KEYS, n=1, cutoff=0.8)
     if close:
         raise UserError(f"{where}: {shorten(key)} is not a known key; did you mean {close[0]}?")

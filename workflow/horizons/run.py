@@ -15,23 +15,25 @@ from tqdm import tqdm
 
 from horizons.columns import table_columns
 from horizons.config import Run
+from horizons.decode.batch_size import batch_size_of
 from horizons.decode.batches import decode_in_batches
 from horizons.decode.finite import NotFinite
 from horizons.decode.loop import Decoded, Request
+from horizons.decode.noise import NAME as NOISE
 from horizons.decode.trace import Commits
 from horizons.entries import entries_of
 from horizons.environment import describe_environment
 from horizons.errors import UserError
-from horizons.generation import Generation
+from horizons.generation import AUTO, Generation
 from horizons.keep import Keep, keep_of
 from horizons.memory import hold_freed_memory
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
 from horizons.numbers.own import load_numbers
-from horizons.prompts import Prompt, load_prompts, require_tokens
+from horizons.prompts import Prompt, load_prompts, require_tokens, source_of
 from horizons.requests import Asked, ask
 from horizons.schedule import check_blocks, check_canvas, most_entries
-from horizons.scoring import score
+from horizons.scoring import rule_of, score
 from horizons.store.background import Background
 from horizons.store.files import run_paths, temporary_path, write_results
 from horizons.store.identity import IDENTITY, finished
@@ -52,6 +54,7 @@ class Job(NamedTuple):
     model: CheckpointModel
     prompts: list[Prompt]
     asked: Asked
+    generation: Generation  # that of the config, with a number for its batch size
     keep: Keep  # what is kept of predictions, with save_logits
     environment: dict[str, Any]  # where and with what it is generated ...
     identity: dict[str, Any]  # ... and that part of it, of config and prompts, which decides the numbers
@@ -104,6 +107,13 @@ def prepare(run: Run, numbers: Sequence[str] = ()) -> Job:
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
     keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype, own)
     environment = describe_environment(model.device) | {"model": model.provenance}
+    if source := source_of(config.dataset):
+        environment["prompts"] = source
+    batch_size = batch_size_of(config.generation, model, asked.requests)
+    if config.generation.batch_size == AUTO:
+        environment["batch_size"] = batch_size
+        logger.info("batches of %d prompts", batch_size)
+    generation = config.generation.model_copy(update={"batch_size": batch_size})
     texts = [[*prompt, request.prompt_ids] for prompt, request in zip(prompts, asked.requests, strict=True)]
     identity = {
         "config": run.to_dict()["config"],
@@ -112,8 +122,9 @@ def prepare(run: Run, numbers: Sequence[str] = ()) -> Job:
         "model": {key: model.provenance[key] for key in ("revision", "checksum", "family", "dtype")},
         "packages": {package: environment["packages"][package] for package in COMPUTING_PACKAGES},
         **({"numbers": {number.name: number.sha256 for number in own}} if own else {}),
+        **({"noise": NOISE} if config.generation.draws else {}),
     }
-    return Job(run, model, prompts, asked, keep, environment, identity)
+    return Job(run, model, prompts, asked, generation, keep, environment, identity)
 
 
 def prompts_of_shard(prompts: list[Prompt], shard: int, shards: int) -> list[Prompt]:
@@ -181,7 +192,7 @@ def _room(request: Request, generation: Generation, block_size: int | None) -> i
 
 def _asked(job: Job) -> tuple[Any, ...]:
     """What is to be decoded, for `decode_in_batches`."""
-    return job.model, job.requests, job.run.config.generation
+    return job.model, job.requests, job.generation
 
 
 def _adopt(writer: TripleWriter, journal: Journal) -> None:
@@ -294,5 +305,6 @@ def _output(job: Job, record: Mapping[str, Any], sample: int) -> dict[str, Any]:
         output["replay"] = {key: value for key, value in record["replay"].items() if key not in left_out}
     if prompt.label is not None:
         output["label"] = prompt.label
-        output["score"] = score(prompt.task, output["output"], prompt.label)
+        output |= {} if prompt.score is None else {"scored_by": prompt.score}
+        output["score"] = score(rule_of(prompt.task, prompt.score), output["output"], prompt.label)
     return output

@@ -1,11 +1,13 @@
 """What several stages ask of an experiment's config, and how a figure is declared."""
 
 import os
+import re
 import signal
 import sys
 import threading
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from horizons.config import (
     Experiment,
@@ -41,6 +43,8 @@ localrules:
     explorer,
     compare,
     summarize,
+    parquet_comparison,
+    parquet_summary,
 
 
 ASKED_FOR = set()  # experiments
@@ -200,27 +204,37 @@ def tables_of(wildcards, left_to_right: bool) -> list[str]:
 
 
 def pages_of(wildcards) -> list[str]:
-    """The figures that an experiment has, its explorer and its comparison."""
+    """The figures that an experiment has, its explorer, its comparison, and what of its tables is also Parquet."""
     drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
     outputs = [*drawn, rules.explorer.output.page]
     outputs += rules.speed.output if has_speeds(wildcards.experiment) else []
     outputs += rules.own_numbers.output if experiment_of(wildcards.experiment).divergence.numbers else []
     outputs += rules.compare.output if has_comparison(wildcards.experiment) else []
-    outputs += [*rules.groups.output, *rules.plot_group.output] if groups_of(wildcards.experiment) else []
+    outputs += rules.coherence.output if coherent_points_of(wildcards.experiment) else []
     names = groups_of(wildcards.experiment)
-    return list(
-        dict.fromkeys(
-            path
-            for output in outputs
-            for path in expand(pattern_of(output), experiment=wildcards.experiment, group=names or [""])
-        )
+    outputs += [*rules.groups.output, *rules.plot_group.output] if names else []
+    runs = []
+    if experiment_of(wildcards.experiment).tables == "parquet":
+        outputs += rules.parquet_comparison.output if has_comparison(wildcards.experiment) else []
+        runs = of_all_runs(rules.parquet.output.table, wildcards.experiment)
+    paths = (
+        path
+        for output in outputs
+        for path in expand(pattern_of(output), experiment=wildcards.experiment, group=names or [""])
     )
+    return runs + list(dict.fromkeys(paths))
 
 
 @cache
 def has_speeds(experiment: str) -> bool:
     """Whether scores of an experiment are set against its speeds."""
     return compares_speed(runs_of(experiment).values())
+
+
+@cache
+def coherent_points_of(experiment: str) -> dict[str, dict]:
+    """The swept values, by their numbers, of the runs that show whether a model's predictions agree with each other."""
+    return {number: run.point for number, run in runs_of(experiment).items() if run.config.shows_coherence}
 
 
 def require_for_report(summary: Path) -> None:
@@ -230,9 +244,23 @@ def require_for_report(summary: Path) -> None:
     asked = any(argument == "--report" or argument.startswith("--report=") for argument in sys.argv)
     if not asked or "--report-after-run" in sys.argv:
         return
-    found = f"{summary}: not made yet" if not summary.exists() else change_since(summary.with_name(SEAL), "summary")
+    found = None
+    if missing := missing_targets(summary.parent.name):
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        found = f"{summary.parent}: there is no {some}"
+    elif change := change_since(summary.with_name(SEAL), "summary"):
+        found = change
     if found:
         raise SystemExit(f"{found}, so there is nothing to report; first run snakemake --cores all {summary}")
+
+
+def missing_targets(experiment: str) -> list[str]:
+    """The names of what an experiment is to have and has not: triples, tables, figures, pages and the summary."""
+    folder = Path("results", experiment)
+    of_runs = [folder / f"{run}.{end}" for run in runs_of(experiment) for end in ("json.gz", "divergence.csv")]
+    of_all = [Path(path) for path in pages_of(SimpleNamespace(experiment=experiment))]
+    wanted = [*of_runs, *of_all, folder / "summary.csv"]
+    return [str(path.relative_to(folder)) for path in wanted if not path.exists()]
 
 
 def break_seals() -> None:
@@ -245,6 +273,16 @@ def break_seals() -> None:
         experiment = job.wildcards.get("experiment")
         if experiment is not None and any(Path(output).exists() for output in job.output):
             Path("results", experiment, SEAL).unlink(missing_ok=True)
+
+
+def remove_stale_parquet(folder: Path) -> None:
+    """Remove the Parquet tables of an experiment that no longer has them, lest they stay beside newer tables."""
+    if experiment_of(folder.name).tables == "parquet":
+        return
+    asked = {output for job in workflow.dag.jobs for output in job.output}
+    for path in folder.glob("*.parquet"):
+        if re.fullmatch(r"\d{5}\.divergence|summary|comparison", path.stem) and str(path) not in asked:
+            path.unlink()
 
 
 def spare_finished_runs() -> None:
@@ -305,7 +343,9 @@ def experiments_asked_for() -> list[str]:
 def targets_of(experiment: str) -> list[str]:
     """What an experiment is run for: its summary, which brings the plots; or without logits the results alone."""
     if experiment_of(experiment).generation.save_logits:
-        return expand(pattern_of(rules.summarize.output.summary), experiment=experiment)
+        also = rules.parquet_summary.output if experiment_of(experiment).tables == "parquet" else []
+        outputs = [rules.summarize.output.summary, *also]
+        return [path for output in outputs for path in expand(pattern_of(output), experiment=experiment)]
     return expand(pattern_of(rules.generate_tokens.output.results), experiment=experiment, run=runs_of(experiment))
 
 
@@ -334,6 +374,8 @@ onstart:
     for folder in (Path("results", experiment) for experiment in ASKED_FOR):
         if folder.exists() and not os.access(folder, os.W_OK):
             raise SystemExit(f"{folder}: can't be written to; is it, or its disk, read-only?")
+        if here:
+            remove_stale_parquet(folder)
         if here and (line := missing_room(experiment_of(folder.name), folder)):
             logger.warning(line)
     if here:

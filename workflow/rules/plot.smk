@@ -3,8 +3,9 @@
 Input: the tables of all its runs, the texts of their tokens, and the style file. Output: each figure as PNG, SVG and
 PDF, what it draws as CSV, captions of all, and a table of how far confident predictions can be trusted.
 What asks about the next positions is drawn where all runs are left to right; any other experiment has the order of its
-commits instead. Where runs differ in speed, `speed` sets the score against it, and where an experiment has
-numbers of its own, `own_numbers` draws them.
+commits instead. Where runs differ in speed, `speed` sets the score against it; where texts were drawn from the model
+itself, `coherence` shows whether its predictions agree with each other; and where an experiment has numbers of its own,
+`own_numbers` draws them.
 """
 
 # Figures by name, each with the question that it answers.
@@ -16,6 +17,7 @@ FIGURES = {
     "confidence_over_time": "5. How does the model become sure of a token?",
     "calibration": "6. Is a confident early prediction right?",
     "trellis": "7. What was predicted for each position, and when?",
+    "surprisal_by_horizon": "11. What would a prediction have paid for the committed token?",
 }
 ANY_ORDER = {name: question for name, question in FIGURES.items() if name != "acceptance"}
 ANY_ORDER["commit_order"] = "9. In which order are positions committed?"
@@ -113,3 +115,25 @@ rule speed:
         plots=lambda wildcards: plots_of(wildcards.experiment),
     script:
         "../scripts/speed.py"
+
+
+rule coherence:
+    input:
+        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
+        style=local("workflow/report/horizons.mplstyle"),
+    output:
+        figure("coherence", "12. Do early and late predictions agree with each other?"),
+        **drawings("coherence"),
+        captions=captions("coherence"),
+    log:
+        "logs/coherence/{experiment}.log",
+    benchmark:
+        "benchmarks/coherence/{experiment}.tsv"
+    conda:
+        "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: coherent_points_of(wildcards.experiment),
+        plots=lambda wildcards: plots_of(wildcards.experiment),
+    script:
+        "../scripts/coherence.py"

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+from horizons.loading import loading
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        from horizons.config import Plots, pool_seeds
-        from horizons.report.comparison import compare
-        from horizons.report.labels import as_written
-        from horizons.report.plots import draw_comparison
-        from horizons.store.custody import check_inputs
-        from horizons.store.tables import write_table
+        with loading():
+            from horizons.config import Plots, pool_seeds
+            from horizons.report.comparison import compare
+            from horizons.report.labels import as_written
+            from horizons.report.plots import draw_comparison
+            from horizons.store.custody import check_inputs
+            from horizons.store.tables import write_table
 
         tables, results = ([Path(path) for path in snakemake.input[name]] for name in ("tables", "results"))
         check_inputs([*tables, *results])

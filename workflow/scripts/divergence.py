@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from horizons.loading import loading
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
@@ -10,9 +11,10 @@ if __name__ == "__main__":
 
         claim_devices(snakemake.resources.get("gpu", 0), snakemake.params.device)
 
-        import torch
+        with loading():
+            import torch
 
-        from horizons.divergence import write_divergence
+            from horizons.divergence import write_divergence
 
         torch.set_num_threads(snakemake.threads)
         write_divergence(

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from horizons.loading import loading
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        from horizons.report.explorer import explorer_page
-        from horizons.store.custody import check_inputs
-        from horizons.store.files import write_text
+        with loading():
+            from horizons.report.explorer import explorer_page
+            from horizons.store.custody import check_inputs
+            from horizons.store.files import write_text
 
         tables, results, candidates = (
             [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from horizons.loading import loading
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
@@ -13,9 +14,10 @@ if __name__ == "__main__":
         run = Run.from_dict(snakemake.params.run)
         claim_devices(snakemake.resources.get("gpu", 0), run.config.model.device)
 
-        import torch
+        with loading():
+            import torch
 
-        from horizons.run import generate_run
+            from horizons.run import generate_run
 
         torch.set_num_threads(snakemake.threads)
         # Sharp attention leaves numbers below 1e-38, with which a CPU is several times slower; they become 0.

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from horizons.loading import loading
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        from horizons.config import Plots
-        from horizons.report.groups import read_groups
-        from horizons.report.plots import draw_groups
+        with loading():
+            from horizons.config import Plots
+            from horizons.report.groups import read_groups
+            from horizons.report.plots import draw_groups
 
         draw_groups(
             read_groups(Path(snakemake.input.table)),

@@ -2,20 +2,22 @@
 
 from pathlib import Path
 
+from horizons.loading import loading
 from horizons.logs import stage_log
 
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
-        import yaml
+        with loading():
+            import yaml
 
-        from horizons.config import expand_runs, parse_experiment
-        from horizons.recorded import require_recorded
-        from horizons.report.labels import as_written
-        from horizons.report.pages import describe_runs, readable_summary, table_page
-        from horizons.report.summary import summarize
-        from horizons.store.custody import check_inputs, own_numbers, write_record
-        from horizons.store.files import fingerprint, write_text
-        from horizons.store.tables import write_table
+            from horizons.config import expand_runs, parse_experiment
+            from horizons.recorded import require_recorded
+            from horizons.report.labels import as_written
+            from horizons.report.pages import describe_runs, readable_summary, table_page
+            from horizons.report.summary import summarize
+            from horizons.store.custody import check_inputs, own_numbers, write_record
+            from horizons.store.files import fingerprint, write_text
+            from horizons.store.tables import write_table
 
         tables, results, candidates, pages = (
             [Path(path) for path in snakemake.input[name]] for name in ("tables", "results", "candidates", "pages")

@@ -1,6 +1,5 @@
 """What a timestep may commit."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,8 @@ class Candidates(NamedTuple):
     positions: torch.Tensor  # (n,), ascending within a row, on the CPU
     scores: torch.Tensor  # (n, vocab_size), the logits after guidance
     tokens: torch.Tensor  # (n,)
-    generators: Sequence[torch.Generator]  # one for each row of the batch
+    seeds: torch.Tensor  # (batch,), of the noise of each row of the batch, on the CPU
+    timestep: int
     mask_token_id: int
     # Of a model that attends from block to block: how many timesteps each row's block, (batch,), has taken before this
     # one, and the positions of a block.

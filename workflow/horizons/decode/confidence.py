@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from horizons.decode.candidates import Candidates
+from horizons.decode.noise import ORDER, streams, uniform
 
 BLOCK_SIZE = 2**22  # logits that are turned into probabilities together, to bound the memory for float64
 
@@ -44,13 +45,9 @@ def negative_entropy(candidates: Candidates, temperature: float = 1.0) -> torch.
 
 
 def draw(candidates: Candidates) -> torch.Tensor:
-    """Uniform numbers from [0, 1), each row's from its own generator, so that no other prompt changes them."""
-    rows = candidates.rows
-    found = torch.empty(len(rows), dtype=torch.float64)
-    for row in rows.unique():
-        chosen = rows == row
-        found[chosen] = torch.rand(int(chosen.sum()), generator=candidates.generators[row], dtype=torch.float64)
-    return found
+    """Uniform numbers from [0, 1), on the CPU; no other prompt changes those of a row."""
+    seeds = candidates.seeds[candidates.rows]
+    return uniform(streams(seeds, ORDER, candidates.timestep, candidates.positions), 1)[:, 0]
 
 
 def _softmax(scores: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -13,6 +13,7 @@ from horizons.decode.loop import Decoded, OnBegin, OnCommits, Request, Step
 from horizons.decode.trace import Commits
 from horizons.models.base import MaskedModel
 from horizons.models.session import open_session
+from horizons.models.transfer import upload
 
 _Key = tuple[int, int, int]  # of a prediction: its sample, timestep and position
 
@@ -100,7 +101,8 @@ class _Passes:
             found = {
                 horizon: torch.stack([predictions[_key(canvas, horizon)] for canvas in chosen]) for horizon in horizons
             }
-            tokens = torch.tensor([canvas.steps[canvas.timestep][1][0] for canvas in chosen]).to(self._model.device)
+            ids = torch.tensor([canvas.steps[canvas.timestep][1][0] for canvas in chosen])
+            tokens = upload(ids, self._model.device)
             timesteps = [canvas.timestep for canvas in chosen]
             commits.append(Commits(timesteps, [each.request.sample for each in chosen], timesteps, tokens, found))
         committed = {(canvas.request.sample, canvas.timestep) for canvas in canvases}
@@ -121,7 +123,7 @@ class _Passes:
         ]
         if revealed:
             rows, positions, tokens = torch.tensor(revealed).T
-            session.reveal(rows, positions, tokens.to(self._model.device))
+            session.reveal(rows, positions, upload(tokens, self._model.device))
             masked[rows, positions] = False
         asked = torch.zeros_like(masked)
         for row, canvas in enumerate(canvases):

@@ -9,10 +9,12 @@ from horizons.config import Generation
 from horizons.decode.candidates import Candidates
 from horizons.decode.choose import choose
 from horizons.decode.finite import FiniteCheck
+from horizons.decode.noise import TOKENS, streams
 from horizons.decode.policies import policy_of
 from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
 from horizons.models.session import open_session
+from horizons.models.transfer import upload
 
 OnCommits = Callable[[Commits], None]
 # Called with the samples of a batch before their first commit; again where the batch is done again in halves.
@@ -90,7 +92,7 @@ class Batch:
             masked = [[model.mask_token_id] * len(ids) for ids in prompts]
             self.free = open_session(model, masked, settings.max_tokens, seeds)
         self.requests = list(requests)
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.seeds = torch.tensor(seeds)
         self.masked = self.session.region(self.policy.whole_blocks)
         self.ends = torch.full((len(requests),), self.masked.shape[1])  # where each text ends, as far as is known
         # Of a model that attends from block to block: the block that each row is in, and its timesteps before this one.
@@ -135,11 +137,12 @@ class Batch:
         candidates = self.policy.may_commit(self.masked, timestep, 0)[rows, positions]
         rows, positions = rows[candidates], positions[candidates]
         scores = self._scores(logits, candidates, rows, positions)
-        tokens = choose(scores, self.settings.temperature, self.model.mask_token_id, rows, self.generators)
+        noise = self._noise(timestep, rows, positions, scores.device)
+        tokens = choose(scores, self.settings.temperature, self.model.mask_token_id, noise)
         chosen = self._policy_choice(timestep, rows, positions, scores, tokens)
         if chosen is None:
             return rows, positions, tokens
-        return rows[chosen], positions[chosen], tokens[chosen.to(tokens.device)]
+        return rows[chosen], positions[chosen], _those(tokens, chosen)
 
     def _policy_choice(
         self,
@@ -153,8 +156,16 @@ class Batch:
         if not len(rows):
             return None
         mask, block_size = self.model.mask_token_id, self.session.block_size
-        offered = Candidates(rows, positions, scores, tokens, self.generators, mask, self.passes, block_size)
+        offered = Candidates(rows, positions, scores, tokens, self.seeds, timestep, mask, self.passes, block_size)
         return self.policy.commit(timestep, offered)
+
+    def _noise(
+        self, timestep: int, rows: torch.Tensor, positions: torch.Tensor, device: torch.device
+    ) -> torch.Tensor | None:
+        """Where the noise of each candidate begins, (n,); None where nothing is drawn."""
+        if self.settings.temperature == 0:
+            return None
+        return upload(streams(self.seeds[rows], TOKENS, timestep, positions), device)
 
     def _count_passes(self) -> None:
         if self.session.block_size is not None:
@@ -166,8 +177,7 @@ class Batch:
         self, logits: torch.Tensor, candidates: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """What tokens are chosen from, (n, vocab_size), a copy: the logits of the candidates, after guidance."""
-        index = candidates.nonzero().squeeze(1)  # on the CPU: a GPU would have to be waited for
-        scores = logits.index_select(0, index.to(logits.device))
+        scores = _those(logits, candidates)
         if self.free is None:
             return scores
         free = self.free.logits(rows, positions)
@@ -181,7 +191,7 @@ class Batch:
             self.masked[rows, positions] = False
         if self.policy.whole_blocks:  # what lies beyond takes part in decoding alone
             recorded = positions < self.settings.max_tokens
-            rows, positions, tokens = rows[recorded], positions[recorded], tokens[recorded.to(tokens.device)]
+            rows, positions, tokens = rows[recorded], positions[recorded], _those(tokens, recorded)
         samples = [self.requests[row].sample for row in rows.tolist()]
         self.history.append(_Step([request.sample for request in self.requests], samples, positions.tolist(), tokens))
         if len(rows) and self.on_commits is not None:
@@ -199,8 +209,7 @@ class Batch:
         for chosen in self.trace.alike(timestep, rows, positions):
             predictions = self.trace.predictions(timestep, rows[chosen], positions[chosen])
             alike = [sample for sample, is_chosen in zip(samples, chosen.tolist(), strict=True) if is_chosen]
-            tokens_of = tokens[chosen.to(tokens.device)]
-            timesteps = [timestep] * len(alike)
+            tokens_of, timesteps = _those(tokens, chosen), [timestep] * len(alike)
             self.on_commits(Commits(timesteps, alike, positions[chosen].tolist(), tokens_of, predictions))
 
     def _finished(self, timesteps: int) -> torch.Tensor:
@@ -229,10 +238,9 @@ class Batch:
         kept = rows.tolist()
         self.finite.check()
         self.requests = [self.requests[row] for row in kept]
-        self.generators = [self.generators[row] for row in kept]
         if not kept:
             return
-        self.masked, self.ends = self.masked[rows], self.ends[rows]
+        self.masked, self.ends, self.seeds = self.masked[rows], self.ends[rows], self.seeds[rows]
         self.blocks, self.passes = self.blocks[rows], self.passes[rows]
         self.trace.keep(rows)
         for session in (self.session, self.free):
@@ -250,6 +258,11 @@ class Batch:
             for sample, (positions, tokens) in committed.items():
                 found[sample].steps.append((positions, tokens))
         return [decoded._replace(forward_passes=passes * len(decoded.steps)) for decoded in found.values()]
+
+
+def _those(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """The rows of values (n, ...) that are chosen (n,), bool, on the CPU: which they are is not asked of a GPU."""
+    return values.index_select(0, upload(chosen.nonzero().squeeze(1), values.device))
 
 
 class _Step(NamedTuple):

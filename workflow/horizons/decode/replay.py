@@ -7,6 +7,7 @@ from horizons.decode.choose import choose
 from horizons.decode.loop import Audit, Batch, Decoded, OnCommits, Request
 from horizons.errors import UserError
 from horizons.models.base import MaskedModel
+from horizons.models.transfer import upload
 
 
 @torch.inference_mode()
@@ -61,12 +62,12 @@ class _Replay(Batch):
         candidates = of_policy | (token_at[rows, positions] >= 0)
         rows, positions, of_policy = rows[candidates], positions[candidates], of_policy[candidates]
         scores = self._scores(logits, candidates, rows, positions)
-        tokens = choose(scores, 0.0, self.model.mask_token_id, rows, self.generators)
+        tokens = choose(scores, 0.0, self.model.mask_token_id, None)
         scripted = token_at[rows, positions]
         self._note_positions(timestep, rows, positions, scores, tokens, of_policy, scripted)
         kept = (scripted >= 0).nonzero().squeeze(1)
-        rows, positions, scripted = rows[kept], positions[kept], scripted[kept].to(scores.device)
-        on_device = kept.to(scores.device)
+        rows, positions, scripted = rows[kept], positions[kept], upload(scripted[kept], scores.device)
+        on_device = upload(kept, scores.device)
         scores, tokens = scores[on_device], tokens[on_device]
         gaps = (scores.gather(1, tokens[:, None]) - scores.gather(1, scripted[:, None])).squeeze(1).float()
         samples = [self.requests[row].sample for row in rows.tolist()]
@@ -86,7 +87,7 @@ class _Replay(Batch):
         """Note for which samples the policy would have committed other positions than the trace does."""
         if self.settings.policy is None:
             return
-        on_device = of_policy.nonzero().squeeze(1).to(scores.device)
+        on_device = upload(of_policy.nonzero().squeeze(1), scores.device)
         chosen = self._policy_choice(
             timestep, rows[of_policy], positions[of_policy], scores[on_device], tokens[on_device]
         )

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from horizons.models.transfer import upload
+
 
 @dataclass(frozen=True)
 class Commits:
@@ -19,7 +21,7 @@ class Commits:
 
     def some(self, numbers: Sequence[int]) -> "Commits":
         """Those of the n commits, by their numbers."""
-        rows = torch.tensor(numbers).to(self.tokens.device)
+        rows = upload(torch.tensor(numbers), self.tokens.device)
         lists = ([values[number] for number in numbers] for values in (self.timesteps, self.samples, self.positions))
         predictions = {horizon: logits.index_select(0, rows) for horizon, logits in self.predictions.items()}
         return Commits(*lists, self.tokens.index_select(0, rows), predictions)
@@ -87,4 +89,4 @@ def _take(logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if len(steps) == 0 or (bool((steps == steps[0]).all()) and steps[0] > 0):
         step = int(steps[0]) if len(steps) else 1
         return logits[int(index[0]) : int(index[-1]) + 1 : step]
-    return logits.index_select(0, index.to(logits.device))
+    return logits.index_select(0, upload(index, logits.device))

@@ -50,15 +50,17 @@ class Statistics(Keep):
 
         dtype = getattr(torch, self.dtype)
         shown = min(CANDIDATES, self.vocab_size)
+        looks = token_ids.device.type == "cpu"  # a GPU would have to be waited for
         rows = max(1, BLOCK_SIZE[token_ids.device.type] // self.vocab_size)
         blocks: dict[int, list[dict[str, torch.Tensor]]] = {horizon: [] for horizon in predictions}
         for first in range(0, len(token_ids), rows):
             block = slice(first, first + rows)
             finals = None
             for horizon in sorted(predictions):
-                prepared = prepare(predictions[horizon][block].to(dtype))
+                prepared = prepare(predictions[horizon][block].to(dtype), looks)
                 finals = prepared if finals is None else finals
-                numbers = numbers_of(self.numbers, Block(prepared, finals, token_ids[block]), horizon)
+                block_of = Block(prepared, finals, token_ids[block], looks)
+                numbers = numbers_of(self.numbers, block_of, horizon)
                 blocks[horizon].append(
                     {name: values.float() for name, values in numbers.items()}
                     | {

@@ -16,6 +16,7 @@ import torch
 
 from horizons.measure import CANDIDATES
 from horizons.measure.definitions import sorted_ids
+from horizons.measure.exact import largest_of_all
 
 # Logits of which every so many are one block in the search for the largest ...
 SEARCH_BLOCK = 32
@@ -47,18 +48,28 @@ def keep_top_k(logits: torch.Tensor, k: int, committed: torch.Tensor) -> TopK:
     it is not among the five, which of them are kept is not said.
     """
     k = min(k, logits.shape[-1])
+    if logits.device.type == "cpu":
+        ids = _largest_ids(logits, k)
+    else:  # where to look at a row would be to wait for the device
+        _, ids = largest_of_all(logits, k)
+    largest = logits.gather(-1, ids)
+    return TopK(
+        largest,
+        ids,
+        _logsumexp(logits, largest[:, 0]),
+        logits.gather(-1, committed[:, None]).squeeze(-1),
+    )
+
+
+def _largest_ids(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """The ids (n, k) of the largest logits (n, vocab_size), in order; the first five exact under ties."""
     largest, ids = _largest(logits, min(k + 1, logits.shape[-1]))
     ids = ids[:, :k].sort(-1).values
     ids = ids.gather(-1, sorted_ids(logits.gather(-1, ids), k))
     unsure = (largest[:, min(k, CANDIDATES) - 1] == largest[:, -1]).nonzero().squeeze(-1)
     if len(unsure):
         ids[unsure] = sorted_ids(logits[unsure], k)
-    return TopK(
-        logits.gather(-1, ids),
-        ids,
-        _logsumexp(logits, largest[:, 0]),
-        logits.gather(-1, committed[:, None]).squeeze(-1),
-    )
+    return ids
 
 
 def _largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 What the numbers are is said in `definitions`; the tests hold the two to each other within 1e-5.
 """
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ SEARCHED = 16
 TOP_BLOCK = 64
 # Of so many times what the blocks hold, so that looking for them first pays.
 WORTHWHILE = 4
+# Keys of which the largest are looked for together; they take twice the memory of logits, and twice that on the way.
+KEYS_AT_A_TIME = 2**24
+# Stands for a logit of -inf where no row is looked at; centred ones are not as low.
+IMPOSSIBLE = torch.finfo(torch.float32).min
 
 
 class Prepared(NamedTuple):
@@ -37,18 +42,25 @@ class Prepared(NamedTuple):
         return Prepared(*(values[index] for values in self))
 
 
-def prepare(logits: torch.Tensor) -> Prepared:
-    """Logits (n, vocab_size) of any dtype, taken in float32 -> what their numbers are made of."""
+def prepare(logits: torch.Tensor, looks: bool = True) -> Prepared:
+    """Logits (n, vocab_size) of any dtype, taken in float32 -> what their numbers are made of.
+
+    With `looks` rows that the fast ways are not right for are found and done otherwise; a GPU has to be waited for to
+    look. Without, ways are taken that are right for all rows: as exact, but for rounding where a logit is -inf.
+    """
     centred = logits.to(torch.float32, copy=True)
-    top_logits, top_ids = top_candidates(centred)
+    top_logits, top_ids = top_candidates(centred) if looks else largest_of_all(centred, SEARCHED)
     centred -= top_logits[:, :1]
+    if not looks:
+        centred.masked_fill_(centred == -math.inf, IMPOSSIBLE)  # which times a probability of 0 is 0, not NaN
     probabilities = centred.softmax(-1)
     # softmax adds up in one long chain, see `_dot`; what it takes for their sum is off by 1e-5.
     probabilities /= probabilities.sum(-1, keepdim=True)
     log_normalizer = -probabilities.gather(-1, top_ids[:, :1]).squeeze(-1).log()
     scratch = torch.empty_like(centred)
     spread = log_normalizer - _dot(probabilities, centred, scratch)
-    spread = _recompute(spread, lambda rows: entropy(logits[rows]))
+    if looks:
+        spread = _recompute(spread, lambda rows: entropy(logits[rows]))
     return Prepared(logits, centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids, scratch)
 
 
@@ -64,8 +76,9 @@ class Block:
 
     OFFERS = ("logits", "final_logits", "token_ids", "p", "q", "top_ids", "final_top_ids", "top_logits")
 
-    def __init__(self, predictions: Prepared, finals: Prepared, token_ids: torch.Tensor) -> None:
+    def __init__(self, predictions: Prepared, finals: Prepared, token_ids: torch.Tensor, looks: bool = True) -> None:
         self.predictions, self.finals, self.token_ids = predictions, finals, token_ids
+        self._looks = looks  # as it was in `prepare`
         self.p, self.q = predictions.probabilities, finals.probabilities
         self.top_ids, self.top_logits, self.final_top_ids = predictions.top_ids, predictions.top_logits, finals.top_ids
         self.scratch, self.spare = predictions.scratch, finals.scratch
@@ -110,11 +123,19 @@ class Block:
     def recompute(self, values: torch.Tensor, exact: Callable[[Any, torch.Tensor, torch.Tensor], Any]) -> torch.Tensor:
         """The values (n,), those that are not finite replaced by what `exact` makes of the definitions and their rows.
 
-        A logit of -inf makes the fast way NaN or infinite, rightly or not.
+        A logit of -inf makes the fast way NaN or infinite, rightly or not. Where no row is looked at, they stay.
         """
+        if not self._looks:
+            return values
         return _recompute(
             values, lambda rows: exact(definitions, self.predictions.logits[rows], self.finals.logits[rows])
         )
+
+    def infinite_where_impossible(self, values: torch.Tensor, first: Prepared, last: Prepared) -> torch.Tensor:
+        """KL divergences (n,) of first from last, infinite where that lacks support, where no row is looked at."""
+        if self._looks:
+            return values
+        return values.masked_fill(((first.logits > IMPOSSIBLE) & ~(last.logits > IMPOSSIBLE)).any(-1), math.inf)
 
 
 def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,6 +165,23 @@ def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids[unsure] = sorted_ids(logits[unsure], k)
         values[unsure] = logits[unsure].gather(-1, ids[unsure])
     return values, ids
+
+
+def largest_of_all(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest logits of (n, vocab_size) and their ids, each (n, k), in order, under ties the lower id first.
+
+    One search for keys that are all different: a logit in the upper half of an int64, what its id lacks to the last in
+    the lower. That is right for every row, and so no row has to be looked at.
+    """
+    vocab_size = logits.shape[1]
+    after = torch.arange(vocab_size - 1, -1, -1, device=logits.device)
+    found = []
+    for rows in logits.split(max(1, KEYS_AT_A_TIME // vocab_size)):
+        bits = (rows.float() + 0.0).view(torch.int32)  # of a sum that is never -0, which equals 0 and has other bits
+        ascending = torch.where(bits < 0, bits ^ torch.iinfo(torch.int32).max, bits).long()
+        found.append(((ascending << 32) | after).topk(min(count, vocab_size)).values)
+    ids = vocab_size - 1 - (torch.cat(found) & (2**32 - 1))
+    return logits.gather(-1, ids), ids
 
 
 def _dot(first: torch.Tensor, second: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from horizons.models.text import (
     render_chat,
     seen_text,
 )
+from horizons.models.transfer import upload
 from horizons.prompts import Prompt
 
 
@@ -37,6 +38,7 @@ class Family:
     logits_shift: int = 0  # 1: the output at position i is the prediction for the token at i + 1
     has_experts: bool = False  # to which a rounding can send a token otherwise
     head_on_asked_rows: bool = True  # the network is a base model and an LM head that takes its hidden states
+    sees_whole_canvas: bool = False  # each layer sees all of it but padding, and takes a mask of that itself
     mask_id_in_tokenizer: bool = False  # the tokenizer decides which token is the mask; else config.json does
     # transformers' own tokenizers for those whose class is in the checkpoint's code, by the name of that class
     tokenizer_classes: dict[str, type] = field(default_factory=dict)
@@ -87,12 +89,13 @@ class CheckpointModel:
         none; `rows` and `columns` (n,) int64. The LM head runs on the asked places only.
         """
         columns = columns - self.family.logits_shift
-        inputs = {"input_ids": token_ids.to(self.device)}
+        inputs = {"input_ids": upload(token_ids, self.device)}
         if self.block_size is not None:
             seen = seen_in_blocks(token_ids.shape[1], self.block_size, attention_mask)
-            inputs["attention_mask"] = additive_mask(seen, self.dtype).to(self.device)
+            inputs["attention_mask"] = additive_mask(upload(seen, self.device), self.dtype)
         elif attention_mask is not None:
-            inputs["attention_mask"] = attention_mask.to(self.device)
+            seen = upload(attention_mask, self.device)
+            inputs["attention_mask"] = _of_all_layers(seen) if self.family.sees_whole_canvas else seen
         if not self.family.head_on_asked_rows:
             return _select(self.family.network(**inputs).logits, rows, columns).to(self.device)
         return self._asked_logits(inputs, rows, columns)
@@ -109,9 +112,9 @@ class CheckpointModel:
     ) -> torch.Tensor | None:
         """As `forward`, for pieces of canvases that follow what is kept of them; see `BlockModel`."""
         inputs = {
-            "input_ids": token_ids.to(self.device),
-            "position_ids": position_ids.to(self.device),
-            "attention_mask": additive_mask(seen, self.dtype).to(self.device),
+            "input_ids": upload(token_ids, self.device),
+            "position_ids": upload(position_ids, self.device),
+            "attention_mask": additive_mask(upload(seen, self.device), self.dtype),
             "past_key_values": past,
         }
         if len(rows):
@@ -243,10 +246,20 @@ def additive_mask(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
     Added and not boolean, for transformers' eager attention would add True and False themselves.
     """
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    allowed = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return allowed.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _of_all_layers(attention_mask: torch.Tensor) -> torch.Tensor:
+    """A mask (batch, length), 0 on padding, as transformers makes it of that for all layers alike, bool.
+
+    transformers would first look whether there is any padding, and so wait for the device at each pass.
+    """
+    batch, length = attention_mask.shape
+    return attention_mask.bool()[:, None, None, :].expand(batch, 1, length, length)
 
 
 def _select(values: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """(batch, length, width), (n,) twice -> (n, width)."""
-    index = (rows * values.shape[1] + columns).to(values.device)
+    index = upload(rows * values.shape[1] + columns, values.device)
     return values.flatten(0, 1).index_select(0, index)

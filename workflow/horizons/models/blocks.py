@@ -9,6 +9,8 @@ from typing import Protocol
 
 import torch
 
+from horizons.models.transfer import upload
+
 
 class BlockModel(Protocol):
     """What keeping blocks needs of a model; see `CheckpointModel` for the real ones."""
@@ -50,7 +52,7 @@ class Past:
             return keys, values
         kept_keys, kept_values = (kept[:, :, : self.length] for kept in self.kept[layer])
         if len(self.rows) < len(kept_keys):
-            rows = self.rows.to(keys.device)
+            rows = upload(self.rows, keys.device)
             kept_keys, kept_values = kept_keys[rows], kept_values[rows]
         return torch.cat([kept_keys, keys], 2), torch.cat([kept_values, values], 2)
 
@@ -85,7 +87,7 @@ class StoredBlocks:
         if len(found) == 1:
             return found[0]
         order = torch.cat(places).argsort()
-        return torch.cat(found)[order.to(found[0].device)]
+        return torch.cat(found)[upload(order, found[0].device)]
 
     def forget(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
         """Tokens (n,) of the canvases change: what was kept from their blocks on is void."""
@@ -94,7 +96,9 @@ class StoredBlocks:
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with some of the rows, ascending."""
         self._written = self._written[rows]
-        self._kept = [(keys[rows.to(keys.device)], values[rows.to(values.device)]) for keys, values in self._kept]
+        self._kept = [
+            (keys[upload(rows, keys.device)], values[upload(rows, values.device)]) for keys, values in self._kept
+        ]
 
     def _logits_of(
         self,
@@ -144,8 +148,8 @@ class StoredBlocks:
         begins, lengths = first * self._size, counts * self._size
         within = torch.arange(int(lengths.max()))
         position_ids = begins[:, None] + within
-        device = canvases.device
-        token_ids = canvases[rows.to(device)].gather(1, position_ids.clamp(max=canvases.shape[1] - 1).to(device))
+        columns_of = upload(position_ids.clamp(max=canvases.shape[1] - 1), canvases.device)
+        token_ids = canvases[upload(rows, canvases.device)].gather(1, columns_of)
         past = Past(self._kept, rows, int(begins.max()))
         before = torch.arange(past.length)[None, None] < begins[:, None, None]
         own = (within[None, :] // self._size <= within[:, None] // self._size) & (within < lengths[:, None, None])

@@ -16,6 +16,7 @@ from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
 from horizons.errors import UserError
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint
+from horizons.models.transfer import upload
 from horizons.prompts import Prompt
 
 IMAGE_TOKENS = ("image_token_id", "boi_token_id", "eoi_token_id")
@@ -66,8 +67,8 @@ class NoiseModel(CheckpointModel):
     def read(self, token_ids: torch.Tensor, attention_mask: torch.Tensor | None, past: DynamicCache) -> None:
         """Encode more tokens (batch, length) behind `past`; `attention_mask` (batch, all), 0 on padding."""
         self.family.network.model.encoder(
-            input_ids=token_ids.to(self.device),
-            attention_mask=None if attention_mask is None else attention_mask.to(self.device),
+            input_ids=upload(token_ids, self.device),
+            attention_mask=None if attention_mask is None else upload(attention_mask, self.device),
             past_key_values=past,
         )
 
@@ -81,9 +82,10 @@ class NoiseModel(CheckpointModel):
         columns: torch.Tensor,
     ) -> torch.Tensor:
         """Logits (n, vocab_size), float32, of one pass over canvases (batch, canvas_length) behind `past`."""
-        inputs = {"decoder_input_ids": canvases.to(self.device), "past_key_values": past}
+        inputs = {"decoder_input_ids": upload(canvases, self.device), "past_key_values": past}
         if attention_mask is not None:
-            inputs["decoder_attention_mask"] = pad(attention_mask, (0, canvases.shape[1]), value=1).to(self.device)
+            seen = pad(attention_mask, (0, canvases.shape[1]), value=1)
+            inputs["decoder_attention_mask"] = upload(seen, self.device)
         return self._asked_logits(inputs, rows, columns)
 
 
@@ -146,7 +148,7 @@ class NoiseSession:
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with some of the rows, ascending."""
         self._seeds = [self._seeds[row] for row in rows.tolist()]
-        self._unread = self._unread[rows.to(self._unread.device)]
+        self._unread = self._unread[upload(rows, self._unread.device)]
         self._attention_mask = self._attention_mask[rows]
         self._past.batch_select_indices(rows)  # on the CPU, for layers may be on several GPUs
 

@@ -32,6 +32,7 @@ def load(checkpoint: Checkpoint) -> Family:
         network,
         context_length=config.max_position_embeddings,
         logits_shift=1,
+        sees_whole_canvas=True,
         tokenizer_classes=TOKENIZER_CLASSES,
     )
 

@@ -27,7 +27,7 @@ def load(checkpoint: Checkpoint) -> Family:
     except ValueError as error:
         raise checkpoint.refuse(error) from error
     network = checkpoint.load_network(LlamaForCausalLM, config=config)
-    return Family(network, context_length=config.max_position_embeddings)
+    return Family(network, context_length=config.max_position_embeddings, sees_whole_canvas=True)
 
 
 def llama_config(config: dict[str, Any]) -> LlamaConfig:

@@ -71,7 +71,7 @@ def load(checkpoint: Checkpoint) -> Family:
         for llada, llama in WEIGHT_NAMES.items()
     }
     network = checkpoint.load_network(LlamaForCausalLM, llada_weight_name, config=config, key_mapping=patterns)
-    return Family(network, context_length=config.max_position_embeddings)
+    return Family(network, context_length=config.max_position_embeddings, sees_whole_canvas=True)
 
 
 def llama_config(config: dict[str, Any]) -> LlamaConfig:

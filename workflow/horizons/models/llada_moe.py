@@ -43,7 +43,7 @@ def load(checkpoint: Checkpoint) -> Family:
         raise checkpoint.refuse(error) from error
     state = state_of(checkpoint, Qwen3MoeForCausalLM, config, expert_parts)
     network = checkpoint.load_network(Qwen3MoeForCausalLM, config=config, state_dict=state)
-    return Family(network, context_length=config.max_position_embeddings, has_experts=True)
+    return Family(network, context_length=config.max_position_embeddings, sees_whole_canvas=True, has_experts=True)
 
 
 def qwen3_moe_config(config: dict[str, Any]) -> Qwen3MoeConfig:

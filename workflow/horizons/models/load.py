@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from horizons.errors import UserError, first_line
+from horizons.loading import loading
 from horizons.models import REFUSED, vocabulary
 from horizons.models.base import CheckpointModel, Family
 from horizons.models.checkpoint import Checkpoint, find_checkpoint, folder_checksum, require_weights
@@ -56,7 +57,9 @@ def load_model(
             adapter = choose_adapter(checkpoint)
             if block_size is not None and not has_blocks(config):
                 raise UserError(f"{name}: model.block_size is {block_size}; this model ({adapter}) has no blocks")
-            family = importlib.import_module(f"{__package__}.{adapter}").load(checkpoint)
+            with loading():
+                module = importlib.import_module(f"{__package__}.{adapter}")
+            family = module.load(checkpoint)
             model = _assemble(checkpoint, family)
         if family.canvas_length is not None:
             model.noise_samples = noise_samples

@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 
 from horizons.models.blocks import StoredBlocks
+from horizons.models.transfer import upload
 
 
 class CanvasModel(Protocol):
@@ -57,7 +58,7 @@ class Session:
         self._lengths = torch.tensor([len(content) for content in contents])
         length = int(self._lengths.max())
         padded = [content + [model.pad_token_id] * (length - len(content)) for content in contents]
-        self._canvases = torch.tensor(padded).to(model.device)
+        self._canvases = upload(torch.tensor(padded), model.device)
         self._starts = torch.tensor([len(prompt) for prompt in prompts])
         self._masks, self._max_tokens = torch.tensor(masks), max_tokens
         self._attention_mask = self._mask_padding()
@@ -98,12 +99,12 @@ class Session:
         columns = self._starts[rows] + positions
         if self._stored is not None:
             self._stored.forget(rows, columns)
-        self._canvases[rows.to(tokens.device), columns.to(tokens.device)] = tokens
+        self._canvases[upload(rows, tokens.device), upload(columns, tokens.device)] = tokens
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with some of the rows, ascending; columns that only the others needed go, too."""
         self._lengths, self._starts, self._masks = self._lengths[rows], self._starts[rows], self._masks[rows]
-        self._canvases = self._canvases[rows.to(self._canvases.device), : int(self._lengths.max())]
+        self._canvases = self._canvases[upload(rows, self._canvases.device), : int(self._lengths.max())]
         self._attention_mask = self._mask_padding()
         if self._stored is not None:
             self._stored.keep(rows)
@@ -117,4 +118,4 @@ class Session:
         length = self._canvases.shape[1]
         if bool((self._lengths == length).all()):
             return None
-        return (torch.arange(length) < self._lengths[:, None]).long().to(self._canvases.device)
+        return upload((torch.arange(length) < self._lengths[:, None]).long(), self._canvases.device)

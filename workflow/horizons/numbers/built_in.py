@@ -25,7 +25,8 @@ SHARE = (0.0, 1.0)
 def kl(block: "Block") -> "torch.Tensor":
     """KL(p || q)."""
     values = block.dot(block.p, block.difference) - block.shift
-    return block.recompute(values, lambda exact, early, final: exact.kl_divergence(early, final)).clamp(min=0.0)
+    values = block.recompute(values, lambda exact, early, final: exact.kl_divergence(early, final))
+    return block.infinite_where_impossible(values, block.predictions, block.finals).clamp(min=0.0)
 
 
 @kl.lower_bound
@@ -37,7 +38,8 @@ def kl(block: "TopBlock") -> "torch.Tensor":  # noqa: D103
 def kl_reverse(block: "Block") -> "torch.Tensor":
     """KL(q || p)."""
     values = block.shift - block.dot(block.q, block.difference)
-    return block.recompute(values, lambda exact, early, final: exact.kl_divergence(final, early)).clamp(min=0.0)
+    values = block.recompute(values, lambda exact, early, final: exact.kl_divergence(final, early))
+    return block.infinite_where_impossible(values, block.finals, block.predictions).clamp(min=0.0)
 
 
 @kl_reverse.lower_bound

@@ -3,17 +3,18 @@
 Of tokens drawn from the model itself, one at a time from left to right, a model whose predictions all come from one
 joint distribution has at every horizon E[KL(final || early)] = E[H(early)] - E[H(final)]: what the text revealed in
 between has told, the information. What the divergence is more than that is incoherence: the model contradicts itself.
-(The chain rule: the mean of the final predictions is then the early one, and their mean divergence from it the mutual
-information of the token and what was revealed.)
+Left to right, for another policy chooses positions by what it predicts for them; and to the end, for with stop_at_eos
+what was drawn decides how many predictions of a text there are. (By the chain rule: the mean of the final predictions
+is then the early one, and their mean divergence from it the mutual information of the token and what was revealed.)
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from horizons.generation import Generation
-from horizons.report.intervals import mean_interval
+from horizons.report.intervals import effective_samples, mean_interval
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table
 
@@ -29,18 +30,7 @@ class Coherence(NamedTuple):
     incoherence: float
     incoherence_low: float
     incoherence_high: float
-
-
-def is_asked(generation: Mapping[str, Any], bounded: bool) -> bool:
-    """Whether the identity holds for what a run drew: the model's own tokens, at temperature 1 and without guidance.
-
-    Left to right, for another policy chooses positions by what it predicts for them; and to the end, for with
-    stop_at_eos a text decides by what was drawn how many predictions of it there are. `bounded`: the numbers are lower
-    bounds, from which nothing follows.
-    """
-    settings = Generation.model_validate(dict(generation))
-    drawn = settings.tokens == "generated" and settings.temperature == 1 and settings.cfg_scale == 0
-    return drawn and settings.is_left_to_right and not settings.stop_at_eos and not bounded
+    incoherence_effective_samples: float  # see `effective_samples`
 
 
 def coherence_sums(table: Table) -> dict[str, np.ndarray]:
@@ -78,7 +68,21 @@ def coherence_of(sums: Mapping[str, np.ndarray], horizon: int) -> Coherence | No
     low, high = mean_interval(information, counts)
     found = [float(information.sum() / counts.sum()), float(low), float(high)]
     if not np.isfinite(divergence).all():
-        return Coherence(*found, np.inf, np.nan, np.nan)
+        return Coherence(*found, np.inf, np.nan, np.nan, np.nan)
     excess = divergence - information
     low, high = mean_interval(excess, counts)
-    return Coherence(*found, float(excess.sum() / counts.sum()), float(low), float(high))
+    effective = int(effective_samples(excess, counts))
+    return Coherence(*found, float(excess.sum() / counts.sum()), float(low), float(high), effective)
+
+
+def coherence_by_point(tables: Iterable[Table], point_of: Mapping[str, str]) -> pd.DataFrame:
+    """Columns point, horizon and those of `Coherence`, of tables; `point_of` says of which point each run is."""
+    sums: dict[str, list[dict[str, np.ndarray]]] = {}
+    for table in tables:
+        sums.setdefault(point_of[table.run], []).append(coherence_sums(table))
+    rows = []
+    for point, parts in sums.items():
+        together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for horizon in np.unique(together["horizon"]).tolist():
+            rows.append([point, horizon, *coherence_of(together, horizon)])
+    return pd.DataFrame(rows, columns=["point", "horizon", *Coherence._fields])

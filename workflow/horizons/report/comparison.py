@@ -10,6 +10,7 @@ import pandas as pd
 from horizons.columns import LOWER_BOUND
 from horizons.config import pool_seeds
 from horizons.numbers import Number
+from horizons.progress import progress
 from horizons.report.intervals import (
     compare_means,
     effective_samples,
@@ -49,7 +50,7 @@ def compare(
         names = list(dict.fromkeys(column_of(table, number) for table in opened for number in table.numbers))
         numbers = {name: number for table in opened for name, number in table.numbers.items()}
         first = None
-        for run, runs in members.items():
+        for run, runs in progress(members.items(), "compare", "run", len(tables), lambda member: len(member[1])):
             sums = sums_by_prompt([tables[each] for each in runs], names)
             scores = scores_by_prompt(results_of[each] for each in runs)
             if first is None:

@@ -16,6 +16,7 @@ import pandas as pd
 from horizons.columns import NUMBERS
 from horizons.errors import UserError
 from horizons.numbers import Number
+from horizons.progress import progress
 from horizons.report.groups import Tokens, Way, read_tokens, ways_of
 from horizons.report.labels import group_points, label_points, label_texts, short_name, swept_keys, visible
 from horizons.report.samples import sum_samples
@@ -67,7 +68,8 @@ def explorer_page(
     candidates_files = list(candidates_files)
     with open_tables(table_files) as tables:
         about = about_numbers(tables)
-        divergences = {table.run: divergences_of(table) for table in tables}
+        watched = progress(tables, "explorer", "run", len(tables))
+        divergences = {table.run: divergences_of(table) for table in watched}
         order = choose_samples(divergences, group_points(points), most_samples)
         for table, *paths in zip(tables, results_files, candidates_files, strict=True):
             numbers = sorted(number for run, number in order if run == table.run)

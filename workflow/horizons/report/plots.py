@@ -18,8 +18,9 @@ from matplotlib.font_manager import FontProperties, findfont
 from horizons.config import Plots, pool_seeds
 from horizons.errors import UserError
 from horizons.report.captions import Caption, write_captions
+from horizons.report.coherence import coherence_by_point
+from horizons.report.figures.acceptance import acceptance
 from horizons.report.figures.by_horizon import (
-    acceptance,
     agreement_by_horizon,
     confidence_over_time,
     divergence_by_horizon,
@@ -45,8 +46,9 @@ from horizons.report.figures.glyphs import use_fonts_for
 from horizons.report.figures.groups import groups
 from horizons.report.figures.own_numbers import own_numbers
 from horizons.report.figures.speed import looks_of, speed
+from horizons.report.figures.surprisal import coherence, surprisal_by_horizon
 from horizons.report.figures.trellis import choose_samples, trellis
-from horizons.report.labels import as_written, group_points, label_points
+from horizons.report.labels import as_written, group_points, label_points, swept_keys
 from horizons.report.tables import open_tables
 from horizons.store.files import run_number
 from horizons.store.streams import read_outputs, read_token_texts
@@ -100,6 +102,7 @@ def draw(
             ("agreement_by_horizon", agreement_by_horizon, (data.by_horizon, factors, look)),
             ("confidence_over_time", confidence_over_time, (data.by_horizon, factors, look)),
             ("calibration", calibration, (data.bins, factors, look)),
+            ("surprisal_by_horizon", surprisal_by_horizon, (data.by_horizon, factors, look)),
             ("trellis", trellis, (drawn, look)),
         ]
         for suffix in (*UNDATED, ".csv"):  # as an earlier config may have had it
@@ -170,6 +173,22 @@ def draw_groups(
         lines = swept_lines({value: value for value in values}, name)
         figure = (f"group-{name}", groups, (rows, name, panels, lines, look))
         write_captions(draw_all([figure], points, folder, processes=1), folder / f"group-{name}")
+
+
+def draw_coherence(
+    table_files: Iterable[Path], points: Points, style: Path, folder: Path, plots: Plots = DEFAULT
+) -> None:
+    """Draw `coherence` into `folder`, from the tables of the runs that show it, those of `points`."""
+    point_of = group_points(points)
+    with figure_style(style, plots):
+        use_fonts_for(label_points(points).values())
+        with open_tables(table_files) as tables:
+            found = coherence_by_point([table for table in tables if table.run in points], point_of)
+        factors = factors_of(
+            points, *(key if key in swept_keys(points) else None for key in (plots.colour, plots.panels))
+        )
+        figure = ("coherence", coherence, (found, factors, Look(framed=plots.titles)))
+        write_captions(draw_all([figure], points, folder, processes=1), folder / "coherence")
 
 
 def draw_speed(

@@ -1,8 +1,9 @@
 """From the tables of an experiment's runs to one summary: statistics of each run and horizon."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pandas as pd
 
 from horizons.columns import TEXT
 from horizons.errors import UserError
-from horizons.report.coherence import Coherence, coherence_of, coherence_sums, is_asked
+from horizons.generation import Generation
+from horizons.progress import progress
+from horizons.report.coherence import Coherence, coherence_of, coherence_sums
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
@@ -30,6 +33,8 @@ KEYS = ["sample_idx", "horizon::SMALLINT AS horizon", "after_eos", "matched", f"
 # The entries that a row is of, none after the end of the text: of the text, those of positions that have every horizon
 # and all; and of end-of-text and other special tokens.
 ENTRIES = ("matched", "all", "special")
+
+SHARES = 20  # in which each process takes its runs, so that it can be said how far they are
 
 
 def summarize(
@@ -53,13 +58,16 @@ def summarize(
     run do not belong together.
     """
     runs = list(zip(table_files, results_files, candidates_files, strict=True))
-    shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), min(processes, len(runs)))]
-    if len(shares) == 1:
-        found = [summarize_runs(runs, points)]
-    else:
-        with ProcessPoolExecutor(len(shares), get_context("fork")) as pool:
-            found = list(pool.map(summarize_runs, shares, itertools.repeat(points)))
-    summary = pd.DataFrame(list(itertools.chain.from_iterable(found)))
+    count = min(processes * SHARES, len(runs))
+    shares = [share.tolist() for share in np.array_split(np.array(runs, dtype=object), count)]
+    with ExitStack() as stack:
+        apply: Callable[..., Iterable[list[dict[str, Any]]]] = map
+        if processes > 1 and len(runs) > 1:
+            pool = ProcessPoolExecutor(min(processes, len(runs)), get_context("fork"))
+            apply = stack.enter_context(pool).map
+        found = zip(shares, apply(summarize_runs, shares, itertools.repeat(points)), strict=True)
+        watched = progress(found, "summarize", "run", len(runs), lambda each: len(each[0]))
+        summary = pd.DataFrame([row for _, rows in watched for row in rows])
     whole = [name for name in summary if name == "near_ties" or name.endswith("_effective_samples")]
     return summary.astype(dict.fromkeys(whole, "Int64"))
 
@@ -83,7 +91,9 @@ def summarize_run(
     keys = {name: columns.pop(name) for name in ("sample_idx", "horizon", "after_eos", "matched", "is_text")}
     results = read_about(results_file)
     speed_of_run, size = speed_and_size(read_outputs(results_file))
-    sums = coherence_sums(table) if is_asked(results["config"]["generation"], "entropy" not in table) else None
+    # Nothing follows from lower bounds.
+    asked = Generation.model_validate(results["config"]["generation"]).shows_coherence and "entropy" in table
+    sums = coherence_sums(table) if asked else None
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
     rows, kept = {}, {}

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -13,6 +13,7 @@ from horizons.columns import LOWER_BOUND, NUMBERS, TEXT, TOKENS
 from horizons.errors import UserError, first_line
 from horizons.numbers import Number
 from horizons.store.custody import own_numbers
+from horizons.store.files import replacing
 
 THREADS = 2  # of the engine, on a machine that has them
 MEMORY = "1GB"  # that the engine itself takes at most
@@ -20,6 +21,9 @@ READ_AT_ONCE = 160_000_000  # bytes of columns, about, of one table; reading tak
 ROW_BYTES = 130  # of CSV, about
 OF_TEXT = f"NOT after_eos AND special = '{TEXT}'"  # the entries that means are of, as SQL
 TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN", "matched": "BOOLEAN", "special": "VARCHAR"}
+
+# Of the tables' CSV; left to itself the engine takes buffers of sixteen of the longest lines.
+OPTIONS = "header=true, delim=',', quote='\"', escape='\"', nullstr='', max_line_size=16000000, buffer_size=32000000"
 
 
 class Table:
@@ -59,17 +63,39 @@ class Table:
 
         Raises UserError where the file can't be read.
         """
-        types = {name: self._types.get(name, "BIGINT") for name in self.columns}
-        source = (
-            f"read_csv(?, columns={types}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
-            "nullstr='', max_line_size=16000000, buffer_size=32000000)"
-        )
-        query = f"SELECT {', '.join(names)} FROM {source} WHERE {where}"
-        try:
+        query = f"SELECT {', '.join(names)} FROM {self._source} WHERE {where}"
+        with self._reading():
             found = self._engine.execute(query, [str(self.path), *values]).fetchnumpy()
+        return {name: np.ma.filled(column, np.nan) if np.ma.isMA(column) else column for name, column in found.items()}
+
+    def write_parquet(self, path: Path) -> None:
+        """Write the table as Parquet, row after row in its order: whole or not at all, the same bytes each time.
+
+        Raises UserError where the file can't be read.
+        """
+        self._engine.execute("SET threads = 1")
+        with replacing(path) as temporary, self._reading():
+            target = str(temporary).replace("'", "''")
+            self._engine.execute(
+                f"COPY (SELECT * FROM {self._source}) TO '{target}' (FORMAT parquet)", [str(self.path)]
+            )
+
+    @property
+    def _source(self) -> str:
+        """The table in SQL, with `?` for its path: a divergence table by its types, any other by its values."""
+        if "horizon" in self and "question_id" in self:
+            columns = {name: self._types.get(name, "BIGINT") for name in self.columns}
+            typed = f"columns={columns}, auto_detect=false"
+        else:
+            typed = "types={'run': 'VARCHAR'}, sample_size=-1"
+        return f"read_csv(?, {typed}, {OPTIONS})"
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except duckdb.Error as error:
             raise UserError(f"{self.path}: can't be read as a table: {first_line(error)}; make it again") from error
-        return {name: np.ma.filled(column, np.nan) if np.ma.isMA(column) else column for name, column in found.items()}
 
     def batches(self, names: Sequence[str]) -> Iterator[list[str]]:
         """The names in groups that can be read at once, by the size of the file."""
@@ -88,5 +114,6 @@ def open_tables(paths: Iterable[Path]) -> Iterator[list[Table]]:
     """The tables of runs, `{run}.divergence.csv` each. Raises UserError for one that can't be read."""
     cores = len(os.sched_getaffinity(0))
     with duckdb.connect(config={"threads": min(THREADS, cores), "memory_limit": MEMORY}) as engine:
-        engine.execute("SET enable_progress_bar = false")
+        with suppress(duckdb.InvalidInputException):  # in a notebook without ipywidgets, where it shows none either
+            engine.execute("SET enable_progress_bar = false")
         yield [Table(path, engine) for path in paths]

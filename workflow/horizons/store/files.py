@@ -16,6 +16,7 @@ from horizons.errors import UserError, first_line
 
 MAX_HEADER_SIZE = 100_000_000  # of the safetensors format, in bytes
 READ_SIZE = 2**20
+FORMAT = 1  # of the files of a run; to be raised when older readers would misread them
 # safetensors' name of a dtype, torch's, and the bytes of a number
 DTYPES = {
     "F64": ("float64", 8),

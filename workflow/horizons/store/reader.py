@@ -7,14 +7,20 @@ from collections import Counter
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from horizons import __version__
 from horizons.errors import UserError
-from horizons.store.files import DTYPES, read_results, reading, sibling
+from horizons.store.export import dataset_of, write_entries
+from horizons.store.files import DTYPES, FORMAT, read_results, reading, sibling
 from horizons.store.pt import read_pt
+from horizons.store.show import html_of, line_of
 from horizons.store.verify import verify_checksums
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class Triple:
@@ -25,11 +31,32 @@ class Triple:
         self.results = read_results(results_file)
         with reading(results_file):
             self.saved = self._reference()
+            self._require_format()
             self.logits_file = sibling(results_file, self.saved["logits_file"])
             default = f"{self.logits_file.name.removesuffix('.safetensors')}.metadata.json"
             self.metadata_file = sibling(results_file, self.saved.get("metadata_file", default))
         if not self.logits_file.is_file():
             raise UserError(f"{self.logits_file}: not found; {results_file} names it as the file of its logits")
+
+    def __repr__(self) -> str:
+        return line_of(self)
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the entries with their metadata and logits as Parquet, a row an entry, sample by sample.
+
+        Of a reduced capture it holds what was kept. bfloat16 becomes float32. Raises UserError without pyarrow.
+        """
+        write_entries(self, Path(path))
+
+    def to_dataset(self) -> "datasets.Dataset":
+        """The entries with their metadata and logits as a data set of the library `datasets`, a row an entry.
+
+        Raises UserError where that is not installed.
+        """
+        return dataset_of(self)
 
     def _reference(self) -> dict[str, Any]:
         """Where the logits are: at the top, or in files from before that, in each of the outputs."""
@@ -39,6 +66,15 @@ class Triple:
             if "saved_logits_metadata" in output:
                 return output["saved_logits_metadata"]
         raise UserError(f"{self.results_file}: has no saved_logits_metadata; was it made with save_logits: true?")
+
+    def _require_format(self) -> None:
+        """Raises UserError for files of a later version; those of others, and of earlier versions, name none."""
+        found = self.saved.get("format", FORMAT)
+        if not isinstance(found, int) or found > FORMAT:
+            raise UserError(
+                f"{self.results_file}: its format is {found!r}, and this version of horizons, {__version__}, reads up "
+                f"to {FORMAT}; install a newer one"
+            )
 
     def check_metadata_file(self) -> None:
         """Raises UserError where there is none."""

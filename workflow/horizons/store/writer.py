@@ -9,6 +9,7 @@ import torch
 
 from horizons.entries import Entry, entries_of
 from horizons.store.files import (
+    FORMAT,
     dump_results,
     entry_metadata,
     flush,
@@ -105,6 +106,7 @@ class TripleWriter:
         reference = {"logits_file": self.logits_file.name, "horizons": self.horizons}
         counts = [len(self._entries_of(sample)) for sample in samples]
         saved = {
+            "format": FORMAT,
             "num_entries": sum(counts),
             **reference,
             "metadata_file": self.metadata_file.name,

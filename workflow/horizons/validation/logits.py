@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from horizons.progress import progress
 from horizons.store.files import MAX_HEADER_SIZE, checksum_of_parts
 from horizons.store.layout import HEADER_NAMES
 from horizons.strict_json import parse_json, shorten
@@ -90,7 +91,8 @@ def _data_problems(file: IO[bytes], data_offset: int, promise: Promise) -> Itera
     digests = []
     rows_at_once = max(1, CHUNK_SIZE // promise.row_bytes)
     buffer = memoryview(bytearray(rows_at_once * promise.row_bytes))
-    for start, end in pairwise(promise.starts):
+    samples = progress(pairwise(promise.starts), "validate", "sample", len(promise.starts) - 1)
+    for start, end in samples:
         digest = hashlib.sha256()
         for first in range(start, end, rows_at_once):
             chunk = buffer[: min(rows_at_once, end - first) * promise.row_bytes]

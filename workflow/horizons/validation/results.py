@@ -17,7 +17,8 @@ from horizons.entries import Entry, count_entries, entries_of
 from horizons.errors import UserError
 from horizons.keep import Entries, Keep, keep_of
 from horizons.numbers import Number
-from horizons.store.files import DTYPES, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
+from horizons.scoring import REGEX, problem_of, rule_of, score
+from horizons.store.files import DTYPES, FORMAT, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
 from horizons.strict_json import parse_json, shorten
 from horizons.validation.trace import Recorded, trace_problems
 
@@ -66,6 +67,7 @@ class _Capture(_Strict):
 
 
 class _Saved(_Reference):
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     metadata_file: str
     vocab_size: Annotated[int, Field(ge=1)]
     dtype: Literal["float64", "float32", "bfloat16", "float16"]
@@ -87,6 +89,11 @@ class _Output(_Strict):
     prompt_ids: list[Index]
     output_ids: list[Index]
     nfe: Index = 0
+    output: str = ""
+    task: str | None = None
+    label: str | None = None
+    score: float | None = None
+    scored_by: str | None = None
     trace: list[Annotated[list[list[Index]], Field(min_length=2, max_length=2)]] | None = None
     given_ids: list[Index] | None = None
     saved_logits_metadata: _Reference
@@ -295,6 +302,7 @@ def _sample_problems(results: _Results, promise: Promise) -> Iterator[str]:
         first = sample_of.setdefault(output.question_id, number)
         if first != number:
             yield f"{where}: question_id is {shorten(output.question_id)}, as in sample {first}; expected another"
+        yield from (f"{where}: {problem}" for problem in _score_problems(output))
         if output.trace is None:
             yield from (f"{where}: {problem}" for problem in _length_problems(output, results))
         for name, token_ids in (("prompt_ids", output.prompt_ids), ("output_ids", output.output_ids)):
@@ -309,6 +317,23 @@ def _sample_problems(results: _Results, promise: Promise) -> Iterator[str]:
             found, expected = getattr(reference, name), getattr(saved, name)
             if found != expected:
                 yield f"{where}: {name} is {shorten(found)}; expected {shorten(expected)}, as for the run"
+
+
+def _score_problems(output: _Output) -> Iterator[str]:
+    """Whether the score of a sample is the one that its output has by its label.
+
+    A pattern is not tried: the search for one that a damaged file holds may never end.
+    """
+    if output.score is None:
+        return
+    if output.label is None:
+        yield f"score is {output.score}, and there is no label"
+        return
+    rule = rule_of(output.task, output.scored_by)
+    if problem := problem_of(rule):
+        yield f"scored_by is {shorten(rule)}; {problem}"
+    elif not rule.startswith(REGEX) and output.score != (expected := score(rule, output.output, output.label)):
+        yield f"score is {output.score}; expected {expected} by its output and label"
 
 
 def _length_problems(output: _Output, results: _Results) -> Iterator[str]:

@@ -19,7 +19,6 @@ from horizons.report.figures.frame import (
     draw_lines,
     horizon_axis,
     linear_end,
-    name_panel,
     open_frame,
     symmetric_log,
 )
@@ -58,13 +57,14 @@ def horizon_across(look: Look) -> Axis:
     return Axis("horizon", look.names.axis, "at horizon {:g}")
 
 
-def label_of(number: str, numbers: Mapping[str, Number] = NUMBERS) -> str:
-    """What a number is called along an axis, with its unit."""
+def label_of(number: str, bound: str = "", numbers: Mapping[str, Number] = NUMBERS) -> str:
+    """What a number is called along an axis, with its unit; `bound` says that it is a bound."""
     if number not in NUMBERS:
-        return numbers[number].label
+        return numbers[number].label + bound
+    known = NUMBERS[number]
     name = NAMES.get(number, number.replace("_", " ").capitalize())
-    unit = NUMBERS[number].unit or ("fraction" if NUMBERS[number].at_final is not None else "probability")
-    return f"{name.replace('Top1', 'Top-1').replace('Top5', 'Top-5')} ({unit})"
+    unit = known.unit or ("fraction" if known.at_final is not None else "probability" if known.share else "from 0")
+    return f"{name.replace('Top1', 'Top-1').replace('Top5', 'Top-5')}{bound} ({unit})"
 
 
 def divergence_by_horizon(
@@ -115,9 +115,13 @@ def by_horizon(
     )
     table = means.assign(number=means["number"].map(columns)).rename(columns={axis.column: axis.named})
     finding = finding_at(
-        means[means["number"] == numbers[0]], axis.column, label_of(numbers[0], known), factors, axis.where
+        means[means["number"] == numbers[0]],
+        axis.column,
+        label_of(numbers[0], qualifier(sums, numbers[0]), known),
+        factors,
+        axis.where,
     )
-    labels = {number: label_of(number, known) + qualifier(sums, number) for number in numbers}
+    labels = {number: label_of(number, qualifier(sums, number), known) for number in numbers}
     entries = describe_entries(sums, both=factors.fits)
     if not factors.fits:
         maps = {labels[number]: _map_of(means, number, axis.column) for number in numbers}
@@ -152,7 +156,7 @@ def _draw_panels(
         if number in ("kl", "kl_reverse") and lie_together(means[means["number"] == number], axis.column)
     ]
     ends = {number: linear_end(means[means["number"] == number]["mean"]) for number in curved}
-    scales = [f"the axis of {number} is logarithmic above {end:g}" for number, end in ends.items()]
+    scales = [f"the axis of {label_of(number)} is logarithmic above {end:g}" for number, end in ends.items()]
     matched = [means[(means["number"] == number) & (means["entries"] == "matched")] for number in labels]
     notes = [*notes, *describe_bars(*matched), *scales, *factors.lines.unnamed]
     figure, axes = open_frame(title, notes, look, factors.lines, rows, columns, 1.15 if several else 1.7, sharex=True)
@@ -206,61 +210,3 @@ def lie_together(means: pd.DataFrame, x: str) -> bool:
         if len(low) > 1 and low.max() > 3 * low.min():
             return True
     return False
-
-
-def acceptance(
-    accepted: pd.DataFrame, horizons: Sequence[int], factors: Factors, look: Look, drawn_tokens: bool = False
-) -> Sheet:
-    """The probability that the next n predicted tokens are all the ones committed in the end.
-
-    `accepted` holds sums of each sample and n (column `ahead`), `horizons` are those that were recorded, and
-    `drawn_tokens` says that tokens were drawn at a temperature, guided or given, at some point.
-    """
-    title = "How many tokens could be accepted together?"
-    means = means_of_entries(accepted, ["point", "ahead"], "accepted")
-    if not drawn_tokens:  # the most probable token is the one that is committed
-        known = (means["ahead"] == 1) & (means["mean"] == 1)
-        means.loc[known, ["low", "high", "effective_samples"]] = [1.0, 1.0, float("nan")]
-    bounds = [n for n in means["ahead"].unique() if not set(range(1, int(n) + 1)) <= set(horizons)]
-    means["bound"] = means["ahead"].isin(bounds)
-    finding = finding_at(means, "ahead", "The probability that all are committed", factors, "of the next {:g} tokens")
-    notes = describe_entries(accepted, "ahead", "timesteps", "for next tokens", both=factors.fits)
-    if bounds:
-        notes.insert(
-            0,
-            f"upper bound at {_listed(bounds)} tokens (arrows): of the next tokens only those at horizons "
-            f"{_listed(sorted(h for h in horizons if h <= max(bounds)))} were recorded and are checked",
-        )
-    if drawn_tokens:
-        notes.append(
-            "tokens were drawn at a temperature, guided or given: a predicted token is accepted if it is the one that "
-            "came in the end, and even one token is not always"
-        )
-    label = "All are committed (probability)"
-    table = means.rename(columns={"ahead": "tokens", "bound": "upper_bound"})
-    if not factors.fits:
-        maps = {label: means[means["entries"] == "matched"].rename(columns={"ahead": "x"})}
-        return heat_maps(title, finding, notes, look, factors, maps, "Next tokens", table)
-    matched, every = (means[means["entries"] == entries] for entries in ("matched", "all"))
-    notes += [*describe_bars(matched), *factors.lines.unnamed]
-    columns = min(3, len(factors.panels))
-    rows = -(-len(factors.panels) // columns)
-    figure, axes = open_frame(title, notes, look, factors.lines, rows, columns, 1.7 if rows == 1 else 1.35, sharey=True)
-    for panel, (name, text) in zip(axes.flat, factors.panels.items(), strict=False):
-        members = {point for point, of in factors.panel_of.items() if of == name}
-        horizon_axis(panel, means["ahead"].unique() if len(means) else [1], "Next tokens taken together (tokens)")
-        for draw, of in ((draw_faint, every), (draw_lines, matched)):
-            kept = of[of["point"].isin(members)]
-            draw(panel, kept.assign(color=kept["point"].map(factors.color_of)), "ahead", "color", factors.lines)
-        panel.set_ylim(0, 1.02)
-        if len(factors.panels) > 1:
-            name_panel(panel, text)
-            panel.set_xlabel("Next tokens")
-    for panel in axes.flat[len(factors.panels) :]:
-        panel.set_axis_off()
-    axes[rows // 2, 0].set_ylabel(label)
-    return Sheet(figure, title, finding, notes, table)
-
-
-def _listed(values: Sequence[int]) -> str:
-    return ", ".join(str(int(value)) for value in values)

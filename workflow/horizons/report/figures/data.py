@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from horizons.progress import progress
 from horizons.report.samples import sum_samples
 from horizons.report.tables import OF_TEXT, Table
 from horizons.store.tables import column_of
 
-MEANS = ["kl", "js", "top1_agreement", "top5_agreement", "entropy", "confidence"]  # drawn by horizon
+MEANS = ["kl", "js", "top1_agreement", "top5_agreement", "entropy", "confidence", "surprisal"]  # drawn by horizon
 BINS = 10  # of confidence, equally wide
 THRESHOLDS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]  # of confidence
 BAND = (0.1, 0.9)  # quantiles over samples
@@ -43,7 +44,7 @@ def reduce_tables(tables: Sequence[Table], point_of: Mapping[str, str], numbers:
     """
     parts = {"by_horizon": [], "accepted": [], "bins": [], "steps": []}
     first = 0
-    for table in tables:
+    for table in progress(tables, "plot", "run", len(tables)):
         bins, steps = confidence_bins(table)
         reduced = {
             "by_horizon": sums_by_horizon(table, list(dict.fromkeys([*MEANS, *numbers]))),

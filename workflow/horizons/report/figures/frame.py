@@ -283,7 +283,7 @@ def linear_end(values: Sequence[float] | pd.Series) -> float:
 
 def symmetric_log(axes: plt.Axes, end: float) -> None:
     """Make the vertical axis linear up to `end`, and logarithmic above it."""
-    axes.set_yscale("symlog", linthresh=end, linscale=0.4)
+    axes.set_yscale("symlog", linthresh=end, linscale=0.8)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 

@@ -110,8 +110,8 @@ def count_samples(sums: pd.DataFrame) -> str:
     return f"{text} each" if len(counts) > 1 else text
 
 
-def count_infinite(sums: pd.DataFrame, number: str) -> list[str]:
+def count_infinite(sums: pd.DataFrame, number: str, name: str = "KL") -> list[str]:
     """A sentence about the infinite values that no axis holds; none where there are none."""
     predictions = int(sums["n"].sum())
     infinite = predictions - int(sums[f"{number}_n"].sum())
-    return [f"{infinite} of {predictions} predictions have infinite KL and are left out"] if infinite else []
+    return [f"{infinite} of {predictions} predictions have infinite {name} and are left out"] if infinite else []

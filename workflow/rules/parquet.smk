@@ -1,0 +1,42 @@
+"""Write the tables of an experiment as Parquet, too, where it says `tables: parquet`, or where one is asked for.
+
+Input: a table, and if it is that of a run the record that says which that is. Output: the same with another ending.
+"""
+
+
+rule parquet:
+    input:
+        table=rules.divergence.output.table,
+        record=rules.divergence.output.record,
+    output:
+        table="results/{experiment}/{run}.divergence.parquet",
+    log:
+        "logs/parquet/{experiment}/{run}.log",
+    benchmark:
+        "benchmarks/parquet/{experiment}/{run}.tsv"
+    conda:
+        "../envs/horizons.yaml"
+    script:
+        "../scripts/parquet.py"
+
+
+use rule parquet as parquet_comparison with:
+    input:
+        table=rules.compare.output.table,
+    output:
+        table="results/{experiment}/comparison.parquet",
+    log:
+        "logs/parquet_comparison/{experiment}.log",
+    benchmark:
+        "benchmarks/parquet_comparison/{experiment}.tsv"
+
+
+use rule parquet as parquet_summary with:
+    input:
+        table=rules.summarize.output.summary,
+    output:
+        table="results/{experiment}/summary.parquet",
+    log:
+        "logs/parquet_summary/{experiment}.log",
+    benchmark:
+        "benchmarks/parquet_summary/{experiment}.tsv"
