@@ -309,13 +309,16 @@ def nothing_waits(device: str) -> str:
     for mode in (None, *MODES):
         for changes in ({}, {"temperature": 0.7}, {"cfg_scale": 1.0}):
             settings = Generation(max_tokens=SIZES.max_tokens, horizons=[1, 2, 4, 8], **changes)
-            _step_unwatched_then_watched(model, settings, mode, on_gpu)
+            for lengths in ((3, 9, 12), (9, 9)):
+                _step_unwatched_then_watched(model, settings, mode, on_gpu, lengths)
     return f"left to right, in {1 + len(MODES)} ways to record, greedy, drawn and guided" + (
         "" if on_gpu else ", on torch's device meta"
     )
 
 
-def _step_unwatched_then_watched(model: CheckpointModel, settings: Generation, mode: str | None, on_gpu: bool) -> None:
+def _step_unwatched_then_watched(
+    model: CheckpointModel, settings: Generation, mode: str | None, on_gpu: bool, lengths: tuple[int, ...]
+) -> None:
     keep = keep_of(mode or "full", 64, model.vocab_size, "bfloat16")
     with torch.inference_mode(), Background() as background:
 
@@ -323,7 +326,7 @@ def _step_unwatched_then_watched(model: CheckpointModel, settings: Generation, m
             fields = keep.keep(commits.predictions, commits.tokens)
             background.call_with(fields, lambda _fields: None)
 
-        requests = requests_of(prompts_of(3, 9, 12), settings)
+        requests = requests_of(prompts_of(*lengths), settings)
         batch = Batch(model, requests, settings, on_commits if mode else None)
         for timestep in range(WARM):
             batch._step(timestep)
