@@ -19,6 +19,8 @@ from horizons.store.tables import read_tables
 
 
 def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("show_results.py: which experiment? python scripts/show_results.py EXPERIMENT [--report]")
     name = sys.argv[1]
     try:
         experiment = load_experiment(require_experiment(name, Path("config")))
@@ -72,6 +74,7 @@ def show_table(folder: Path) -> None:
         print(f"\n{run}" + (f"  {point}" if point else "") + describe_score(rows["score"].iloc[0]))
         for horizon, mean, deviation in zip(rows["horizon"], rows[f"{kl}_mean"], rows[f"{kl}_std"], strict=True):
             print(f"  {describe_horizon(horizon, mean, deviation)}")
+        print(describe_replay(rows.iloc[0]), end="")
     print(f"\nSummary: {folder / 'summary.csv'}")
     print(f"Plots:   {folder / 'plots'}")
 
@@ -86,6 +89,18 @@ def describe_horizon(horizon: int, mean: float, deviation: float) -> str:
 def describe_value(value: float) -> str:
     """A number to four places, or where they would all be 0 and it is not, in powers of ten."""
     return f"{value:.1e}" if 0 < value < 0.00005 else f"{value:.4f}"
+
+
+def describe_replay(row: pd.Series) -> str:
+    """What the model would have committed otherwise, nothing where no trace was replayed."""
+    if pd.isna(row["other_tokens"]):
+        return ""
+    first = "" if pd.isna(row["first_other_token"]) else f" (first: {row['first_other_token']})"
+    line = f"  Replay: {row['other_tokens']:.0f} tokens the model would not have committed{first}, and "
+    line += f"{row['other_tokens_near_ties']:.0f} near ties"
+    if not pd.isna(row["other_positions"]):
+        line += f"; other positions at {row['other_positions']:.0f} timesteps"
+    return f"{line}\n"
 
 
 def describe_score(score: float) -> str:

@@ -31,11 +31,11 @@ class MadeUpModel:
         return torch.stack([self.function(canvases[row], column) for row, column in asked])
 
 
-def small_run(capture: dict | None = None, **changes: object) -> Run:
-    """A run of the default model on seven prompts; `changes` are of `generation`."""
+def small_run(capture: dict | None = None, dataset: dict | None = None, **changes: object) -> Run:
+    """A run of the default model, by default on seven prompts; `changes` are of `generation`."""
     content = {
         "model": {"name": str(REPOSITORY / "resources" / "tiny-llada"), "device": "cpu"},
-        "dataset": {"path": str(REPOSITORY / "config" / "prompts" / "waiting_line.jsonl"), "limit": 7},
+        "dataset": dataset or {"path": str(REPOSITORY / "config" / "prompts" / "waiting_line.jsonl"), "limit": 7},
         "generation": {"max_tokens": 8, "batch_size": 2, "horizons": [1, 2, 4], **changes},
         "capture": capture or {},
     }

@@ -115,7 +115,7 @@ def test_logits_of_minus_infinity_are_compared_as_defined(tmp_path):
 def test_a_position_without_a_final_prediction_is_refused():
     horizons = np.array([1, 2])
     with pytest.raises(UserError, match="position 1 has no final prediction"):
-        sample.measure_sample(torch.randn(2, 9), horizons, np.array([0, 1]), np.array([0, 0]), 5)
+        sample.measure_sample(torch.randn(2, 9), horizons, np.array([0, 1]), np.array([0, 0]), [], 5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -49,15 +49,15 @@ def model():
     return CheckpointModel(family, None, 0, 1, [], VOCABULARY, [], [], torch.device("meta"), torch.float32)
 
 
-def decode(model, settings, mode=None):
-    """How many timesteps each of three prompts takes, padded ones among them."""
+def decode(model, settings, mode=None, lengths=(3, 4, 5)):
+    """How many timesteps each of several prompts takes."""
     keep, kept = keep_of(mode or "full", 64, VOCABULARY, "float32"), []
 
     def on_commits(commits):
         fields = keep.keep(commits.predictions, commits.tokens)
         kept.append({name: values.shape for name, values in fields[1].items()})
 
-    requests = [Request(number, str(number), [5] * (3 + number), number) for number in range(3)]
+    requests = [Request(number, str(number), [5] * length, number) for number, length in enumerate(lengths)]
     with torch.inference_mode():
         timesteps = Batch(model, requests, settings, on_commits if mode else None).run()
     assert not mode or {name: shape[1:] for name, shape in kept[0].items()} == {
@@ -68,9 +68,10 @@ def decode(model, settings, mode=None):
 
 @pytest.mark.parametrize("mode", [None, *MODES])
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.7}, {"cfg_scale": 1.0}], ids=["greedy", "drawn", "guided"])
-def test_left_to_right_never_waits(model, mode, changes):
+@pytest.mark.parametrize("lengths", [(3, 4, 5), (4, 4)], ids=["padded", "not padded"])
+def test_left_to_right_never_waits(model, mode, changes, lengths):
     settings = Generation(max_tokens=TOKENS, horizons=HORIZONS, **changes)
-    assert decode(model, settings, mode) == [TOKENS] * 3
+    assert decode(model, settings, mode, lengths) == [TOKENS] * len(lengths)
 
 
 @pytest.mark.parametrize("policy", ANY_ORDER, ids=lambda policy: "-".join(map(str, policy.values())))
@@ -101,3 +102,6 @@ def test_blocks_behind_stored_ones_never_wait_left_to_right(model, mode):
 def test_what_waits_would_be_found(model):
     with pytest.raises((RuntimeError, NotImplementedError)):
         decode(model, Generation(max_tokens=TOKENS, horizons=HORIZONS, stop_at_eos=True))
+    looks_for_padding = replace(model, family=replace(model.family, sees_whole_canvas=False))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        decode(looks_for_padding, Generation(max_tokens=TOKENS, horizons=HORIZONS))

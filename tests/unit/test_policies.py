@@ -1,9 +1,7 @@
 """The published decoders: their golden runs, a plain loop over the bare network, and what holds whatever the order."""
 
-import copy
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,13 +15,8 @@ from horizons.decode.policies import policy_of
 from horizons.decode.trace import Trace
 from horizons.entries import entries_of
 from horizons.schedule import most_entries, most_remembered, planned_commits
+from published import HORIZONS, NAMES, golden_runs, settings_of, sharpened
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "policies"
-NAMES = [
-    *("llada_low_confidence", "llada_low_confidence_cfg", "fastdllm_threshold", "fastdllm_factor"),
-    *("dream_maskgit_plus", "dream_topk_margin", "dream_entropy"),
-]
-HORIZONS = [1, 2, 4, 8]
 POLICIES = [
     {"policy": "llada", "block_length": 24, "steps": 12},
     {"policy": "llada", "block_length": 8, "steps": 15},
@@ -34,33 +27,6 @@ POLICIES = [
     {"policy": "factor", "block_length": 12, "factor": 2.0},
 ]
 LAYOUT = {"llada": (150, (), 0), "dream": (150, (), 1), "bert": (2, (1,), 0)}  # mask, what closes a canvas, shift
-
-
-def golden_runs(name):
-    return json.loads((GOLDEN / f"{name}.json").read_text())["runs"]
-
-
-def settings_of(run, name):
-    """The run's settings as an experiment has them."""
-    theirs = run["settings"]
-    common = {"max_tokens": 32, "horizons": HORIZONS, "horizons_in": "timesteps"}
-    if name.startswith("dream"):
-        return Generation(policy="dream", steps=theirs["steps"], remasking=theirs["alg"], **common)
-    common["block_length"] = theirs["block_length"]
-    if name.startswith("fastdllm"):
-        policy = name.removeprefix("fastdllm_")
-        return Generation(**{"policy": policy, policy: theirs[policy]}, **common)
-    return Generation(
-        steps=theirs["steps"], remasking=theirs["remasking"], cfg_scale=float(theirs["cfg_scale"]), **common
-    )
-
-
-def sharpened(model):
-    """The checkpoint `llada-sharp`: that of `llada` with its LM head times 4."""
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        model.family.network.get_output_embeddings().weight.mul_(4)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from horizons.report.summary import statistics, summarize
 from horizons.store.files import read_results, write_results
 from horizons.store.tables import read_tables, write_table
 from made_up import write_tables
-from show_results import describe_horizon, describe_value
+from show_results import describe_horizon, describe_replay, describe_value
 
 
 def table_of(runs=("00000", "00001"), samples=4, positions=6):
@@ -75,6 +75,59 @@ def test_speed_counts_what_was_committed_and_every_forward_pass(tmp_path, result
     summary = of_all(summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files))
     assert summary["forward_passes_mean"].tolist() == [2.5, 2.5, 6, 6]
     assert summary["tokens_per_pass"].tolist() == [1.2, 1.2, 1, 1]
+
+
+def summary_of_replay(tmp_path, results_files, candidates_files, audits, **generation):
+    """The rows of two runs, the first of them a replay with these audits."""
+    results = read_results(results_files[0])
+    results["config"]["generation"] |= {"tokens": "replay"} | generation
+    trace = [[[at], [5]] for at in range(6)]
+    results["outputs"] = [
+        {"question_id": f"q{sample}", "nfe": 6, "output_ids": [5] * 6, "trace": trace, "replay": audit}
+        for sample, audit in enumerate(audits)
+    ]
+    write_results(results_files[0], results)
+    points = {"00000": {}, "00001": {}}
+    write_table(
+        summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files), tmp_path / "summary.csv"
+    )
+    return read_tables([tmp_path / "summary.csv"])
+
+
+COUNTS = ["other_tokens", "other_tokens_near_ties", "other_positions"]
+
+
+def test_a_replay_is_summed_up_and_the_other_runs_have_nothing(tmp_path, results_files, candidates_files):
+    """Noise is 0.00002 in float32; a gap of null is infinite."""
+    audits = [
+        {"other_tokens": [[0, 0, 9, 0.00001]], "other_positions": [0, 3]},
+        {"other_tokens": [], "other_positions": []},
+        {"other_tokens": [[2, 1, 9, 0.00002], [3, 4, 9, None], [5, 5, 9, 0.5]], "other_positions": [1]},
+        {"other_tokens": [[0, 0, 9, 2.0]], "other_positions": []},
+    ]
+    summary = summary_of_replay(tmp_path, results_files, candidates_files, audits)
+    assert summary[COUNTS].to_numpy().tolist()[:2] == [[3, 2, 3]] * 2
+    assert summary["first_other_token"].tolist()[:2] == ["q2: timestep 3, position 4"] * 2
+    assert summary[[*COUNTS, "first_other_token"]].iloc[2:].isna().all(axis=None)
+    assert describe_replay(summary.iloc[0]) == (
+        "  Replay: 3 tokens the model would not have committed (first: q2: timestep 3, position 4), and 2 near ties; "
+        "other positions at 3 timesteps\n"
+    )
+    assert describe_replay(summary.iloc[2]) == ""
+
+
+def test_a_replay_in_which_all_is_the_model_s_own_says_so(tmp_path, results_files, candidates_files):
+    summary = summary_of_replay(tmp_path, results_files, candidates_files, [{"other_tokens": []}] * 4)
+    assert (
+        describe_replay(summary.iloc[0]) == "  Replay: 0 tokens the model would not have committed, and 0 near ties\n"
+    )
+
+
+def test_guidance_makes_the_noise_of_a_replay_larger(tmp_path, results_files, candidates_files):
+    """A guided logit is (s + 1) c - s u: each of c and u may be off."""
+    audits = [{"other_tokens": [[0, 0, 9, 0.00007], [1, 1, 9, 0.00009]]}] * 4
+    summary = summary_of_replay(tmp_path, results_files, candidates_files, audits, cfg_scale=1.5)
+    assert summary[COUNTS[:2]].iloc[0].tolist() == [4, 4]
 
 
 def test_each_run_and_horizon_has_the_statistics_of_its_entries(tmp_path, results_files, candidates_files):

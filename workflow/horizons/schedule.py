@@ -65,7 +65,8 @@ def check_blocks(generation: Generation, block_size: int | None) -> None:
                 "generation.policy is 'block_diffusion'; this model has no blocks, so use another, such as llada"
             )
         return
-    if generation.policy != "block_diffusion" and not generation.is_left_to_right:
+    of_trace = generation.policy is None  # whose order is checked as it is replayed
+    if generation.policy != "block_diffusion" and not generation.is_left_to_right and not of_trace:
         raise UserError(
             f"generation.policy is {generation.policy!r}; the model predicts in blocks of {block_size}, a block only "
             "when those before it are done, so use block_diffusion, or llada with a block_length of 1 (left to right)"

@@ -4,7 +4,8 @@ Input: the tables of all its runs, the texts of their tokens, and the style file
 PDF, what it draws as CSV, captions of all, and a table of how far confident predictions can be trusted.
 What asks about the next positions is drawn where all runs are left to right; any other experiment has the order of its
 commits instead. Where runs differ in speed, `speed` sets the score against it; where texts were drawn from the model
-itself, `coherence` shows whether its predictions agree with each other.
+itself, `coherence` shows whether its predictions agree with each other; and where an experiment has numbers of its own,
+`own_numbers` draws them.
 """
 
 # Figures by name, each with the question that it answers.
@@ -68,6 +69,30 @@ use rule plot as plot_any_order with:
         "logs/plot_any_order/{experiment}.log",
     benchmark:
         "benchmarks/plot_any_order/{experiment}.tsv"
+
+
+rule own_numbers:
+    input:
+        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
+        style=local("workflow/report/horizons.mplstyle"),
+    output:
+        figure("own_numbers", "11. How do your own numbers change?"),
+        **drawings("own_numbers"),
+        captions=captions("own_numbers"),
+    log:
+        "logs/own_numbers/{experiment}.log",
+    benchmark:
+        "benchmarks/own_numbers/{experiment}.tsv"
+    conda:
+        "../envs/horizons.yaml"
+    params:
+        points=lambda wildcards: points_of(wildcards.experiment),
+        numbers=lambda wildcards: experiment_of(wildcards.experiment).divergence.numbers,
+        left_to_right=lambda wildcards: is_left_to_right(wildcards.experiment),
+        plots=lambda wildcards: plots_of(wildcards.experiment),
+    script:
+        "../scripts/own_numbers.py"
 
 
 rule speed:

@@ -7,6 +7,7 @@ from horizons.decode.choose import choose
 from horizons.decode.loop import Audit, Batch, Decoded, OnCommits, Request
 from horizons.errors import UserError
 from horizons.models.base import MaskedModel
+from horizons.models.session import tail_length
 from horizons.models.transfer import upload
 
 
@@ -93,8 +94,19 @@ class _Replay(Batch):
         )
         would = torch.zeros(len(rows), dtype=torch.bool)
         would[of_policy] = True if chosen is None else chosen
-        for row in rows[would != (scripted >= 0)].unique().tolist():
+        differs = (would != (scripted >= 0)) & ~self._in_cut_block()[rows]
+        for row in rows[differs].unique().tolist():
             self.audits[self.requests[row].sample].other_positions.append(timestep)
+
+    def _in_cut_block(self) -> torch.Tensor:
+        """Which rows, (batch,) bool, are in a block that goes on beyond max_tokens.
+
+        Its decoder may have committed positions there, of which the trace says nothing.
+        """
+        size, most = self.session.block_size, self.settings.max_tokens
+        is_cut = [tail_length(len(request.prompt_ids) + most, size) > 0 for request in self.requests]
+        is_last = (self.session.reachable(self.masked) == self.masked).all(1)
+        return torch.tensor(is_cut) & is_last
 
     def _finished(self, timesteps: int) -> torch.Tensor:
         return torch.tensor([timesteps >= len(request.steps or []) for request in self.requests])

@@ -109,7 +109,7 @@ class NoiseSession:
         self._attention_mask = torch.tensor([[int(at >= length - len(p)) for at in range(length)] for p in prompts])
         self._revealed = 0
 
-    def region(self, _whole_blocks: bool) -> torch.Tensor:
+    def region(self, whole_blocks: bool) -> torch.Tensor:  # noqa: ARG002, there are none
         """What is to be generated, (batch, max_tokens) bool."""
         return torch.ones(len(self._seeds), self._max_tokens, dtype=torch.bool)
 

@@ -26,6 +26,10 @@ class FileTokenizer:
         """The text of ids."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
+    def get_vocab(self) -> dict[str, int]:
+        """The ids of all tokens."""
+        return self._tokenizer.get_vocab()
+
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
         """The tokens by id that were added to the vocabulary, special ones among them."""

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from horizons.columns import LOWER_BOUND, NUMBERS
+from horizons.columns import LOWER_BOUND
 from horizons.config import pool_seeds
+from horizons.numbers import Number
 from horizons.progress import progress
 from horizons.report.intervals import (
     compare_means,
@@ -46,7 +47,8 @@ def compare(
     rows = []
     with open_tables(table_files) as opened:
         tables = {table.run: table for table in opened}
-        names = list(dict.fromkeys(column_of(table, number) for table in opened for number in NUMBERS))
+        names = list(dict.fromkeys(column_of(table, number) for table in opened for number in table.numbers))
+        numbers = {name: number for table in opened for name, number in table.numbers.items()}
         first = None
         for run, runs in progress(members.items(), "compare", "run", len(tables), lambda member: len(member[1])):
             sums = sums_by_prompt([tables[each] for each in runs], names)
@@ -54,7 +56,7 @@ def compare(
             if first is None:
                 first = sums, scores
                 continue
-            found = [*compare_numbers(first[0], sums, names), *compare_scores(first[1], scores)]
+            found = [*compare_numbers(first[0], sums, names, numbers), *compare_scores(first[1], scores)]
             rows += [{"run": run, **pooled[run], **row} for row in found]
     keys = ["run", *swept_keys(pooled), "number", "horizon", *FOUND]
     table = pd.DataFrame(rows, columns=keys).astype({"horizon": "Int64", "effective_samples": "Int64"})
@@ -83,13 +85,15 @@ def scores_by_prompt(results_files: Iterable[Path]) -> pd.DataFrame:
     return scores.assign(score_n=1).groupby("question_id").sum()
 
 
-def compare_numbers(first: pd.DataFrame, other: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one point against the first, from their `sums_by_prompt`."""
+def compare_numbers(
+    first: pd.DataFrame, other: pd.DataFrame, names: Sequence[str], numbers: Mapping[str, Number]
+) -> list[dict[str, Any]]:
+    """The rows of one point against the first, from their `sums_by_prompt`; `names` are columns of the `numbers`."""
     rows = []
     both = _pairs(first, other)
     for name in (name for name in names if name in first and name in other):
         for horizon, pairs in both.groupby("horizon"):
-            if horizon == 1 and NUMBERS[name.removesuffix(LOWER_BOUND)].at_final is not None:
+            if horizon == 1 and numbers[name.removesuffix(LOWER_BOUND)].at_final is not None:
                 continue
             found = compare_sums(*(pairs[column].to_numpy() for column in _pair(name)))
             rows += [{"number": name, "horizon": horizon, **found}] if found else []

@@ -29,7 +29,7 @@ from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration, confidence_table
 from horizons.report.figures.commit_order import commit_order
 from horizons.report.figures.comparison import comparison
-from horizons.report.figures.data import commits_of, reduce_tables
+from horizons.report.figures.data import commits_of, reduce_numbers, reduce_tables
 from horizons.report.figures.factors import factors_of
 from horizons.report.figures.frame import (
     BEFORE_COMMIT,
@@ -40,8 +40,11 @@ from horizons.report.figures.frame import (
     Look,
     Sheet,
     save,
+    swept_lines,
 )
 from horizons.report.figures.glyphs import use_fonts_for
+from horizons.report.figures.groups import groups
+from horizons.report.figures.own_numbers import own_numbers
 from horizons.report.figures.speed import looks_of, speed
 from horizons.report.figures.surprisal import coherence, surprisal_by_horizon
 from horizons.report.figures.trellis import choose_samples, trellis
@@ -124,6 +127,52 @@ def draw_comparison(table: pd.DataFrame, points: Points, style: Path, folder: Pa
         use_fonts_for(label_points(pooled).values())
         figure = ("comparison", comparison, (table, factors_of(pooled, *chosen), Look(framed=plots.titles)))
         write_captions(draw_all([figure], pooled, folder, processes=1), folder / "comparison")
+
+
+def draw_own_numbers(
+    table_files: Iterable[Path],
+    points: Points,
+    asked: Sequence[str],
+    style: Path,
+    folder: Path,
+    left_to_right: bool = True,
+    plots: Plots = DEFAULT,
+) -> None:
+    """Draw `own_numbers` into `folder`: those numbers of the tables that are not built in.
+
+    `points` holds the swept values of each run by its number, `asked` what `divergence.numbers` names; where the tables
+    have fewer, for the k largest logits were kept and tell nothing of them, the figure says so.
+    """
+    with figure_style(style, plots):
+        with open_tables(table_files) as tables:
+            own = {name: number for name, number in tables[0].numbers.items() if number.file is not None}
+            sums = reduce_numbers(tables, group_points(points), list(own))
+        use_fonts_for([*label_points(points).values(), *(number.label for number in own.values())])
+        look = Look(POSITIONS_AHEAD if left_to_right else BEFORE_COMMIT, plots.titles)
+        factors = factors_of(points, plots.colour, plots.panels)
+        figure = ("own_numbers", own_numbers, (sums, own, len(asked) - len(own), factors, look))
+        write_captions(draw_all([figure], points, folder, processes=1), folder / "own_numbers")
+
+
+def draw_groups(
+    table: pd.DataFrame,
+    name: str,
+    points: Points,
+    style: Path,
+    folder: Path,
+    left_to_right: bool = True,
+    plots: Plots = DEFAULT,
+) -> None:
+    """Draw `group-{name}` into `folder`, from the table of `summarize_groups`."""
+    rows = table[table["group"] == name]
+    values = list(dict.fromkeys(rows["value"]))
+    panels = {run: label for run, label in label_points(points).items() if run in set(rows["run"])}
+    look = Look(POSITIONS_AHEAD if left_to_right else BEFORE_COMMIT, plots.titles)
+    with figure_style(style, plots):
+        use_fonts_for([*panels.values(), *values, name])
+        lines = swept_lines({value: value for value in values}, name)
+        figure = (f"group-{name}", groups, (rows, name, panels, lines, look))
+        write_captions(draw_all([figure], points, folder, processes=1), folder / f"group-{name}")
 
 
 def draw_coherence(

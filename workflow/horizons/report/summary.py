@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from horizons.columns import NUMBERS, TEXT
+from horizons.columns import TEXT
 from horizons.errors import UserError
 from horizons.generation import Generation
 from horizons.progress import progress
+from horizons.report.audits import COLUMNS, COUNTS, summarize_audits
 from horizons.report.coherence import Coherence, coherence_of, coherence_sums
 from horizons.report.intervals import mean_of_samples
 from horizons.report.samples import sum_samples
@@ -50,9 +51,10 @@ def summarize(
     swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
     horizon, entries, num_samples, n (how many of these entries), after_eos (entries beyond the end of the text, left
     out of all), score (mean task score of the run, empty without labels), forward_passes_mean (of a sample of the run),
-    tokens_per_pass (tokens the run committed for each), near_ties (of the run, see `count_near_ties`), perplexity (of
-    these entries), bits_per_byte (of the whole text, at horizon 1), the information and incoherence of `Coherence` with
-    their intervals (of the whole text, whatever the entries), then for each number
+    tokens_per_pass (tokens the run committed for each), near_ties (of the run, see `count_near_ties`), other_tokens and
+    the like (of a replay, see `summarize_audits`), perplexity (of these entries), bits_per_byte (of the whole text, at
+    horizon 1), the information and incoherence of `Coherence` with their intervals (of the whole text, whatever the
+    entries), then for each number
     `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
     (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
     run do not belong together.
@@ -68,7 +70,7 @@ def summarize(
         found = zip(shares, apply(summarize_runs, shares, itertools.repeat(points)), strict=True)
         watched = progress(found, "summarize", "run", len(runs), lambda each: len(each[0]))
         summary = pd.DataFrame([row for _, rows in watched for row in rows])
-    whole = [name for name in summary if name == "near_ties" or name.endswith("_effective_samples")]
+    whole = [name for name in summary if name in ("near_ties", *COUNTS) or name.endswith("_effective_samples")]
     return summary.astype(dict.fromkeys(whole, "Int64"))
 
 
@@ -85,7 +87,7 @@ def summarize_run(
     table: Table, point: Mapping[str, Any], results_file: Path, candidates_file: Path
 ) -> list[dict[str, Any]]:
     """The rows of one run, see `summarize`."""
-    numbers = {column_of(table, name): number for name, number in NUMBERS.items()}
+    numbers = {column_of(table, name): number for name, number in table.numbers.items()}
     first, *others = table.batches(list(numbers))
     columns = table.read([*KEYS, *first])
     keys = {name: columns.pop(name) for name in ("sample_idx", "horizon", "after_eos", "matched", "is_text")}
@@ -96,6 +98,7 @@ def summarize_run(
     sums = coherence_sums(table) if asked else None
     margins = np.array(read_choice_margins(candidates_file), dtype=float)  # None becomes NaN
     near_ties = count_near_ties(keys, margins, results, table.run)
+    audit = _describe_audit(results, results_file)
     rows, kept = {}, {}
     for horizon, entries in itertools.product(recorded_horizons(results, keys["horizon"]), ENTRIES):
         at_horizon = keys["horizon"] == horizon
@@ -111,6 +114,7 @@ def summarize_run(
             "score": results["metrics"]["score"],
             **speed_of_run,
             "near_ties": near_ties,
+            **audit,
             "perplexity": None,
             "bits_per_byte": None,
             **_describe_coherence(sums, horizon),
@@ -122,6 +126,7 @@ def summarize_run(
                     values[chosen],
                     keys["sample_idx"][chosen],
                     share=numbers[name].share,
+                    lowest=numbers[name].lowest,
                     known=horizon == 1 and numbers[name].at_final is not None,
                 )
                 rows[horizon, entries] |= {f"{name}_{part}": value for part, value in found.items()}
@@ -145,15 +150,27 @@ def _describe_coherence(sums: Mapping[str, np.ndarray] | None, horizon: int) -> 
     return dict.fromkeys(Coherence._fields) if found is None else found._asdict()
 
 
+def _describe_audit(results: Mapping[str, Any], results_file: Path) -> dict[str, int | str | None]:
+    """What `summarize_audits` says of a replay, near ties being those within the noise of its logits, guided or not."""
+    generation = results["config"]["generation"]
+    if generation.get("tokens") != "replay":
+        return dict.fromkeys(COLUMNS)
+    noise = TYPICAL_NOISE[results["environment"]["model"]["dtype"]]
+    return summarize_audits(read_outputs(results_file), noise * (1 + 2 * generation["cfg_scale"]))
+
+
 def recorded_horizons(results: Mapping[str, Any], found: np.ndarray) -> list[int]:
     """The horizons that the results of a run say it records, and those found in its table."""
     return sorted({*np.unique(found).tolist(), *results["config"]["generation"].get("horizons", [])})
 
 
-def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known: bool) -> dict[str, float | None]:
+def describe_number(
+    values: np.ndarray, samples: np.ndarray, share: bool, known: bool, lowest: float = 0.0
+) -> dict[str, float | None]:
     """What the summary says of a number, (num_entries,) values with the numbers of their samples.
 
-    `share` says that it lies between 0 and 1, `known` that its values follow from what it is, whatever the samples.
+    `share` says that it lies between 0 and 1, `lowest` that it is never below that, `known` that its values follow from
+    what it is, whatever the samples.
     """
     row = statistics(values)
     if known:
@@ -161,7 +178,7 @@ def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known:
     low = high = effective = None
     if not row["infinite"]:
         sums = sum_samples({"sample": samples}, {"value": values})
-        _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share)
+        _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share, lowest)
     return row | {"mean_low": low, "mean_high": high, "effective_samples": effective}
 
 

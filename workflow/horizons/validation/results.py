@@ -16,10 +16,11 @@ from horizons.config import Generation
 from horizons.entries import Entry, count_entries, entries_of
 from horizons.errors import UserError
 from horizons.keep import Entries, Keep, keep_of
+from horizons.numbers import Number
 from horizons.scoring import REGEX, problem_of, rule_of, score
 from horizons.store.files import DTYPES, FORMAT, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
 from horizons.strict_json import parse_json, shorten
-from horizons.validation.trace import Recorded, trace_problems
+from horizons.validation.trace import Recorded, audit_problems, trace_problems
 
 # A gzip bomb grows a thousandfold. JSON of prompts and token ids grows far less, unless it is small.
 MAX_GROWTH = 200
@@ -47,9 +48,22 @@ class _Checksums(_Strict):
     results: str
 
 
+class _Number(_Strict):
+    name: str
+    title: str
+    unit: str
+    range: list[float | None] = Field(min_length=2, max_length=2)
+    at_final: float | None
+    whole: bool
+    bounded: bool
+    file: str | None
+    sha256: str | None
+
+
 class _Capture(_Strict):
     mode: Literal["full", "top_k", "statistics"]
     k: Annotated[int, Field(ge=5)] | None = None
+    numbers: list[_Number] = []  # a user's own, in mode statistics
 
 
 class _Saved(_Reference):
@@ -69,6 +83,11 @@ class _Config(_Strict):
     capture: _Capture
 
 
+class _Audit(_Strict):
+    other_tokens: list[list[int | float | None]]
+    other_positions: list[Index] = Field(default_factory=list)
+
+
 class _Output(_Strict):
     sample_idx: Index
     question_id: str
@@ -82,14 +101,20 @@ class _Output(_Strict):
     scored_by: str | None = None
     trace: list[Annotated[list[list[Index]], Field(min_length=2, max_length=2)]] | None = None
     given_ids: list[Index] | None = None
+    replay: _Audit | None = None
     saved_logits_metadata: _Reference
+
+    @property
+    def steps(self) -> list[list[list[int]]]:
+        """What each timestep committed: positions, and their tokens."""
+        if self.trace is None:
+            return [[[position], [token]] for position, token in enumerate(self.output_ids)]
+        return self.trace
 
     @property
     def commits(self) -> list[list[int]]:
         """The positions that each timestep committed."""
-        if self.trace is None:
-            return [[position] for position in range(len(self.output_ids))]
-        return [positions for positions, _ in self.trace]
+        return [positions for positions, _ in self.steps]
 
 
 class _Results(_Strict):
@@ -226,7 +251,8 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     if problems := [*_trace_problems(results)]:
         return None, problems
     try:
-        keep = keep_of(saved.capture.mode, saved.capture.k, saved.vocab_size, saved.dtype)
+        own = [Number.from_description(number.model_dump()) for number in saved.capture.numbers]
+        keep = keep_of(saved.capture.mode, saved.capture.k, saved.vocab_size, saved.dtype, own)
     except UserError as error:
         return None, [str(error)]
     return Promise(
@@ -262,6 +288,15 @@ def _trace_problems(results: _Results) -> Iterator[str]:
             sample = Recorded(output.trace, output.output_ids, output.nfe, prompt_length, saved.block_size)
             found = trace_problems(sample, generation, saved.mask_token_id, saved.eos_token_ids)
             yield from (f"{where}: {problem}" for problem in found)
+        if generation.tokens == "replay":
+            yield from (f"{where}: {problem}" for problem in _audit_problems(output))
+
+
+def _audit_problems(output: _Output) -> Iterator[str]:
+    if output.replay is None:
+        yield "replay is missing; expected what the replay of its trace found"
+    else:
+        yield from audit_problems(output.steps, output.replay.other_tokens, output.replay.other_positions)
 
 
 def _count_problems(results: _Results, promise: Promise) -> Iterator[str]:

@@ -57,6 +57,28 @@ def trace_problems(
     yield from islice(problems, 1)
 
 
+def audit_problems(
+    trace: Sequence[Step], other_tokens: Sequence[Sequence[float | None]], other_positions: Sequence[int]
+) -> Iterator[str]:
+    """Whether what a replay found of a trace is about that trace."""
+    for other in other_tokens:
+        where = f"replay: other_tokens has {shorten(other)}"
+        if len(other) != 4:
+            yield f"{where}; expected timestep, position, token and by how much its logit is larger"
+            continue
+        timestep, position, token, gap = other
+        positions, tokens = trace[timestep] if timestep in range(len(trace)) else ((), ())
+        if position not in positions:
+            yield f"{where}; expected a timestep of its trace, and a position that it commits"
+        elif token == tokens[positions.index(position)]:
+            yield f"{where}; expected another token than the one that is committed"
+        elif gap is not None and not gap > 0:
+            yield f"{where}; expected a logit that is larger"
+    for timestep in other_positions:
+        if timestep >= len(trace):
+            yield f"replay: other_positions has {timestep}; expected less than {len(trace)}, its timesteps"
+
+
 def _form_problems(sample: Recorded, generation: Generation) -> Iterator[str]:
     """Positions that are not each committed once, ascending within a timestep, and with a token."""
     most = generation.timesteps + sample.tail(generation.max_tokens)

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from horizons.columns import NUMBERS
+from horizons.numbers import Number
 from horizons.report.figures.factors import Factors
 from horizons.report.figures.findings import finding_at
 from horizons.report.figures.frame import (
@@ -56,8 +57,10 @@ def horizon_across(look: Look) -> Axis:
     return Axis("horizon", look.names.axis, "at horizon {:g}")
 
 
-def label_of(number: str, bound: str = "") -> str:
+def label_of(number: str, bound: str = "", numbers: Mapping[str, Number] = NUMBERS) -> str:
     """What a number is called along an axis, with its unit; `bound` says that it is a bound."""
+    if number not in NUMBERS:
+        return numbers[number].label + bound
     known = NUMBERS[number]
     name = NAMES.get(number, number.replace("_", " ").capitalize())
     unit = known.unit or ("fraction" if known.at_final is not None else "probability" if known.share else "from 0")
@@ -96,27 +99,34 @@ def by_horizon(
     look: Look,
     axis: Axis,
     notes: Sequence[str] = (),
+    known: Mapping[str, Number] = NUMBERS,
 ) -> Sheet:
-    """A panel for each number, and a row of them for each panel of the sweep; matched entries, beside them all."""
+    """A panel for each number, and a row of them for each panel of the sweep; matched entries, beside them all.
+
+    `known` says what the numbers are.
+    """
     columns = {number: column_of(sums, number) for number in numbers}
     means = pd.concat(
-        [means_of_entries(sums, ["point", axis.column], columns[number]).assign(number=number) for number in numbers],
+        [
+            means_of_entries(sums, ["point", axis.column], columns[number], known[number]).assign(number=number)
+            for number in numbers
+        ],
         ignore_index=True,
     )
     table = means.assign(number=means["number"].map(columns)).rename(columns={axis.column: axis.named})
     finding = finding_at(
         means[means["number"] == numbers[0]],
         axis.column,
-        label_of(numbers[0], qualifier(sums, numbers[0])),
+        label_of(numbers[0], qualifier(sums, numbers[0]), known),
         factors,
         axis.where,
     )
-    labels = {number: label_of(number, qualifier(sums, number)) for number in numbers}
+    labels = {number: label_of(number, qualifier(sums, number), known) for number in numbers}
     entries = describe_entries(sums, both=factors.fits)
     if not factors.fits:
         maps = {labels[number]: _map_of(means, number, axis.column) for number in numbers}
         return heat_maps(title, finding, [*notes, *entries], look, factors, maps, axis.label, table)
-    return _draw_panels(title, finding, [*entries, *notes], means, table, labels, factors, look, axis)
+    return _draw_panels(title, finding, [*entries, *notes], means, table, labels, factors, look, axis, known)
 
 
 def _map_of(means: pd.DataFrame, number: str, x: str) -> pd.DataFrame:
@@ -134,6 +144,7 @@ def _draw_panels(
     factors: Factors,
     look: Look,
     axis: Axis,
+    known: Mapping[str, Number],
 ) -> Sheet:
     several = len(factors.panels) > 1
     columns = len(labels) if several else min(2, len(labels))
@@ -157,7 +168,7 @@ def _draw_panels(
         name, number = cells[at]
         drawn = means[(means["panel"] == name) & (means["number"] == number)]
         _draw_panel(panel, drawn, factors, axis, sorted(means[axis.column].unique()))
-        _limit(panel, number, ends.get(number), means)
+        _limit(panel, known[number], ends.get(number), means)
         panel.set_ylabel("" if several and at // columns != rows // 2 else labels[number])
         panel.set_xlabel(axis.label if at + columns >= len(cells) else "")
         if several and at % columns == columns - 1:
@@ -177,16 +188,17 @@ def _draw_panel(panel: Axes, drawn: pd.DataFrame, factors: Factors, axis: Axis, 
             panel.invert_xaxis()
 
 
-def _limit(panel: Axes, number: str, linear_end: float | None, means: pd.DataFrame) -> None:
+def _limit(panel: Axes, number: Number, linear_end: float | None, means: pd.DataFrame) -> None:
     """The vertical axis, the same in all panels of a number."""
-    if NUMBERS[number].share:
+    if number.share:
         panel.set_ylim(0, 1.02)
         return
     if linear_end is not None:
         symmetric_log(panel, linear_end)
-    of_number = means[means["number"] == number]
+    of_number = means[means["number"] == number.name]
     highest = np.nanmax([*of_number["high"], *of_number["mean"], 0.0])
-    panel.set_ylim(0, 1.05 * highest or 1)
+    lowest = 0.0 if number.lowest == 0 else np.nanmin([*of_number["low"], *of_number["mean"], 0.0])
+    panel.set_ylim(1.05 * lowest, 1.05 * highest or 1)
 
 
 def lie_together(means: pd.DataFrame, x: str) -> bool:

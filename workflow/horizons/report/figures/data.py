@@ -79,6 +79,16 @@ def commits_of(tables: Sequence[Table], point_of: Mapping[str, str]) -> pd.DataF
     return pd.concat(parts, ignore_index=True)
 
 
+def reduce_numbers(tables: Sequence[Table], point_of: Mapping[str, str], numbers: Sequence[str]) -> pd.DataFrame:
+    """The sums of some numbers: point, sample, horizon, matched, n, and sums of the numbers or of their bounds."""
+    parts, first = [], 0
+    for table in tables:
+        found = sums_by_horizon(table, numbers)
+        parts.append(found.assign(point=point_of[table.run], sample=found.pop("sample_idx") + first))
+        first = int(parts[-1]["sample"].max()) + 1 if len(found) else first
+    return pd.concat(parts, ignore_index=True)
+
+
 def sums_by_horizon(table: Table, numbers: Sequence[str]) -> pd.DataFrame:
     """Columns sample_idx, horizon, matched, n, and sums of numbers or of their lower bounds."""
     names = [column_of(table, number) for number in numbers]

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from horizons.columns import LOWER_BOUND, NUMBERS
+from horizons.numbers import Number
 from horizons.report.figures.data import ENTRIES, of_entries
 from horizons.report.intervals import FEW_EFFECTIVE, FEWEST_SAMPLES, mean_of_samples
 
@@ -12,19 +13,20 @@ MOST_NAMED = 6  # horizons whose entries a note counts
 LEFT_OUT = "without end-of-text and other special tokens"
 
 
-def means_by(sums: pd.DataFrame, keys: list[str], number: str) -> pd.DataFrame:
+def means_by(sums: pd.DataFrame, keys: list[str], number: str, known: Number | None = None) -> pd.DataFrame:
     """The mean of a number for each group: columns keys, mean, low, high (95 % interval), n, samples,
     effective_samples.
 
     `sums` are those of `sum_samples`, one row for each sample and group; infinite values are left out of them, and a
     group of nothing else has no row. A final prediction compared with itself gives what it gives by definition, which
-    no sample could change.
+    no sample could change. `known` says what a number is that is not built in.
     """
-    known = NUMBERS.get(number.removesuffix(LOWER_BOUND))
+    known = known or NUMBERS.get(number.removesuffix(LOWER_BOUND))
+    lowest = 0.0 if known is None or callable(known.lowest) else known.lowest
     share = number in SHARES or (known is not None and known.share)
     rows = []
     for values, group in sums[sums[f"{number}_n"] > 0].groupby(keys, sort=True):
-        found = mean_of_samples(group[number].to_numpy(), group[f"{number}_n"].to_numpy(), share)
+        found = mean_of_samples(group[number].to_numpy(), group[f"{number}_n"].to_numpy(), share, lowest)
         rows.append([*values, *found[:3], group[f"{number}_n"].sum(), len(group), found.effective_samples])
     means = pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n", "samples", "effective_samples"])
     if known is not None and known.at_final is not None and "horizon" in keys:
@@ -34,9 +36,9 @@ def means_by(sums: pd.DataFrame, keys: list[str], number: str) -> pd.DataFrame:
     return means
 
 
-def means_of_entries(sums: pd.DataFrame, keys: list[str], number: str) -> pd.DataFrame:
+def means_of_entries(sums: pd.DataFrame, keys: list[str], number: str, known: Number | None = None) -> pd.DataFrame:
     """The `means_by` of sums that tell matched entries from others: the columns entries, see ENTRIES, and theirs."""
-    parts = [means_by(of_entries(sums, entries), keys, number).assign(entries=entries) for entries in ENTRIES]
+    parts = [means_by(of_entries(sums, entries), keys, number, known).assign(entries=entries) for entries in ENTRIES]
     means = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     return means[["entries", *means.columns.drop("entries")]]
 
