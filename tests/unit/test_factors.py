@@ -197,7 +197,7 @@ def test_captions_hold_the_numbers_of_the_tables_and_what_is_left_out(tmp_path):
         assert f"({name}.svg)" in markdown
         assert f"\\includegraphics{{{name}.pdf}}" in latex
         assert f"\\label{{fig:{name.replace('_', '-')}}}" in latex
-    assert markdown.count("ithout end-of-text and other special tokens") == 6  # all but single samples
+    assert markdown.count("ithout end-of-text and other special tokens") == 7  # all but single samples
     numbers = pd.read_csv(plots / "divergence_by_horizon.csv")
     row = numbers.query("entries == 'matched' and number == 'kl' and horizon == 8").iloc[0]
     assert f"{row['mean']:.3g} [{row['low']:.3g}, {row['high']:.3g}] (50 % of a_b)" in markdown
