@@ -97,6 +97,6 @@ def test_a_stage_takes_little_memory_for_a_million_entries(large, stage):
     assert run.returncode == 0, run.stderr
     found, memory = map(int, run.stdout.split())
     assert RUNS * SAMPLES * ENTRIES > 1_000_000
-    expected = dict.fromkeys(["summary", "parquet"], RUNS * SAMPLES * ENTRIES) | {"compare": SAMPLES, "plot": 7}
+    expected = dict.fromkeys(["summary", "parquet"], RUNS * SAMPLES * ENTRIES) | {"compare": SAMPLES, "plot": 8}
     assert found == expected[stage] if stage in expected else found < 5_000_000
     assert memory < MOST_BYTES

@@ -91,7 +91,7 @@ def summary_of_replay(tmp_path, results_files, candidates_files, audits, **gener
     write_table(
         summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files), tmp_path / "summary.csv"
     )
-    return read_tables([tmp_path / "summary.csv"])
+    return of_all(read_tables([tmp_path / "summary.csv"]))
 
 
 COUNTS = ["other_tokens", "other_tokens_near_ties", "other_positions"]
