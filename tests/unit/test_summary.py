@@ -105,7 +105,7 @@ def test_a_replay_is_summed_up_and_the_other_runs_have_nothing(tmp_path, results
         {"other_tokens": [[2, 1, 9, 0.00002], [3, 4, 9, None], [5, 5, 9, 0.5]], "other_positions": [1]},
         {"other_tokens": [[0, 0, 9, 2.0]], "other_positions": []},
     ]
-    summary = summary_of_replay(tmp_path, results_files, candidates_files, audits)
+    summary = of_all(summary_of_replay(tmp_path, results_files, candidates_files, audits))
     assert summary[COUNTS].to_numpy().tolist()[:2] == [[3, 2, 3]] * 2
     assert summary["first_other_token"].tolist()[:2] == ["q2: timestep 3, position 4"] * 2
     assert summary[[*COUNTS, "first_other_token"]].iloc[2:].isna().all(axis=None)
