@@ -173,7 +173,11 @@ def _job(stage: str, run: str) -> _Job:
         "validate": (of_run, {"report": of_run["validation"]}),
         "divergence": (of_run, {name: of_run[name] for name in ("table", "candidates", "record")}),
         "plot": (
-            {**{name: of_runs[name] for name in MEASURED}, "style": str(PAGE.parent / "horizons.mplstyle")},
+            {
+                **{name: of_runs[name] for name in MEASURED},
+                "noise": [],
+                "style": str(PAGE.parent / "horizons.mplstyle"),
+            },
             {figure: f"{folder}/plots/{figure}.png" for figure in FIGURES},
         ),
         "explorer": ({**{name: of_runs[name] for name in MEASURED}, **parts}, {"page": f"{folder}/explorer.html"}),

@@ -4,9 +4,13 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.collections import PolyCollection
+from test_plots import reduced
 
 from generation import MadeUpModel, small_run
 from horizons import noise_floor
@@ -28,13 +32,17 @@ from horizons.noise_floor import (
     with_steps,
     write_noise,
 )
-from horizons.report.floor import read_floor
+from horizons.report.figures.by_horizon import divergence_by_horizon
+from horizons.report.figures.factors import factors_of
+from horizons.report.figures.frame import Look
+from horizons.report.floor import floors_of, read_floor
 from horizons.report.summary import TYPICAL_NOISE, count_near_ties
 from horizons.run import generate_run
 from horizons.store.custody import check_inputs, read_record
 from horizons.store.files import write_results
 from horizons.store.reader import open_triple
 from horizons.validation import report_on
+from made_up import make_table
 from workflows import REPOSITORY
 
 LOGITS = torch.tensor([9.0, 0.0, 2.0, 1.0, -1.0])  # the mask token's first
@@ -215,3 +223,39 @@ def test_the_section_changes_no_run_and_can_not_be_swept():
     assert [run.to_dict() for run in runs[0]] == [run.to_dict() for run in runs[1]]
     with pytest.raises(UserError, match=r"sweep\.noise\.batch_size: this key can't be swept"):
         parse_experiment(content | {"sweep": {"noise.batch_size": [1, 2]}}, "x")
+
+
+def test_a_grey_band_reaches_up_to_the_highest_floor_of_the_runs_in_a_panel(tmp_path):
+    points = {
+        "00000": {"a": 1, "b": 1},
+        "00001": {"a": 2, "b": 1},
+        "00002": {"a": 1, "b": 2},
+        "00003": {"a": 2, "b": 2},
+    }
+    files = []
+    for run, kl in zip(points, (0.1, 0.2, 0.4, 0.3), strict=True):
+        rows = [{"horizon": h, "kl_mean": kl * h, "js_mean": 0.01, "margin_mean": 1.0} for h in (1, 2, 4)]
+        files.append(tmp_path / f"{run}.noise.csv")
+        pd.DataFrame([row | {"kl_max": 9, "js_max": 9, "margin_max": 9} for row in rows]).to_csv(files[-1], index=False)
+    data = reduced(tmp_path / "tables", make_table(runs=4, horizons=(1, 2, 4)), {run: run for run in points})
+    floors = floors_of(files, {run: run for run in points})
+    sheet = divergence_by_horizon(data.by_horizon, factors_of(points), Look(), floors=floors)
+    tops = [
+        {float(x): y for x, y in collection.get_paths()[0].vertices if y > 0}
+        for axes in sheet.figure.axes
+        for collection in axes.collections
+        if isinstance(collection, PolyCollection)
+    ]
+    assert tops == [
+        pytest.approx(expected)
+        for expected in (
+            {1.0: 0.2, 2.0: 0.4, 4.0: 0.8},  # KL where b is 1, JS there ...
+            dict.fromkeys((1.0, 2.0, 4.0), 0.01),
+            {1.0: 0.4, 2.0: 0.8, 4.0: 1.6},  # ... and where b is 2
+            dict.fromkeys((1.0, 2.0, 4.0), 0.01),
+        )
+    ]
+    assert any(note.startswith("grey:") for note in sheet.notes)
+    plain = divergence_by_horizon(data.by_horizon, factors_of(points), Look(), floors=floors_of([], {}))
+    assert not any(note.startswith("grey:") for note in plain.notes)
+    plt.close("all")

@@ -28,6 +28,7 @@ rule plot:
         tables=lambda wildcards: tables_of(wildcards, left_to_right=True),
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
+        noise=lambda wildcards: noise_of(wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
     output:
         [figure(name, question) for name, question in FIGURES.items()],

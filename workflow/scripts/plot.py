@@ -12,8 +12,10 @@ if __name__ == "__main__":
             from horizons.report.plots import draw
             from horizons.store.custody import check_inputs
 
-        tables, candidates = ([Path(path) for path in snakemake.input[name]] for name in ("tables", "candidates"))
-        check_inputs([*tables, *candidates])
+        tables, candidates, noise = (
+            [Path(path) for path in snakemake.input[name]] for name in ("tables", "candidates", "noise")
+        )
+        check_inputs([*tables, *candidates, *noise])
         draw(
             tables,
             snakemake.params.points,
@@ -25,4 +27,5 @@ if __name__ == "__main__":
             snakemake.params.left_to_right,
             Plots.model_validate(snakemake.params.plots),
             snakemake.params.drawn_tokens,
+            noise,
         )

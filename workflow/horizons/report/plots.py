@@ -48,6 +48,7 @@ from horizons.report.figures.own_numbers import own_numbers
 from horizons.report.figures.speed import looks_of, speed
 from horizons.report.figures.surprisal import coherence, surprisal_by_horizon
 from horizons.report.figures.trellis import choose_samples, trellis
+from horizons.report.floor import floors_of
 from horizons.report.labels import as_written, group_points, label_points, swept_keys
 from horizons.report.tables import open_tables
 from horizons.store.files import run_number
@@ -75,6 +76,7 @@ def draw(
     left_to_right: bool = True,
     plots: Plots = DEFAULT,
     drawn_tokens: bool = False,
+    noise_files: Iterable[Path] = (),
 ) -> None:
     """Draw the figures of an experiment into `folder`, so many `processes` at once: each as PNG, SVG and PDF, and
     what it draws as CSV. Beside them go their captions and `confidence.csv`.
@@ -83,7 +85,8 @@ def draw(
     `candidates_files` hold the texts of their tokens, and `samples` are the question ids of those drawn token by token.
     Positions after the end of the text, and those of special tokens, are left out, and so is infinity, which no axis
     holds; the figures say how much. Where not all runs are `left_to_right`, horizons are timesteps, and `acceptance`
-    gives way to `commit_order`. `drawn_tokens` says that some tokens are drawn, guided or given. Raises UserError.
+    gives way to `commit_order`. `drawn_tokens` says that some tokens are drawn, guided or given; `noise_files` are the
+    tables of noise of the runs, where it was measured. Raises UserError.
     """
     texts = TokenTexts(candidates_files)
     with figure_style(style, plots):
@@ -96,8 +99,9 @@ def draw(
         factors = factors_of(points, plots.colour, plots.panels)
         look = Look(POSITIONS_AHEAD if left_to_right else BEFORE_COMMIT, plots.titles)
         horizons = sorted(data.by_horizon["horizon"].unique())
+        floors = floors_of(noise_files, point_of)
         figures = [
-            ("divergence_by_horizon", divergence_by_horizon, (data.by_horizon, factors, look, plots.numbers)),
+            ("divergence_by_horizon", divergence_by_horizon, (data.by_horizon, factors, look, plots.numbers, floors)),
             ("divergence_by_position", divergence_by_position, (data.spread, data.by_horizon, factors, look)),
             ("agreement_by_horizon", agreement_by_horizon, (data.by_horizon, factors, look)),
             ("confidence_over_time", confidence_over_time, (data.by_horizon, factors, look)),

@@ -68,12 +68,34 @@ def label_of(number: str, bound: str = "", numbers: Mapping[str, Number] = NUMBE
 
 
 def divergence_by_horizon(
-    sums: pd.DataFrame, factors: Factors, look: Look, numbers: Sequence[str] = ("kl", "js")
+    sums: pd.DataFrame,
+    factors: Factors,
+    look: Look,
+    numbers: Sequence[str] = ("kl", "js"),
+    floors: pd.DataFrame | None = None,
 ) -> Sheet:
-    """Mean KL and JS divergence from the final prediction, or other numbers, by horizon; of sums of each sample."""
+    """Mean KL and JS divergence from the final prediction, or other numbers, by horizon; of sums of each sample.
+
+    `floors`, of `floors_of`, are a grey band.
+    """
     title = "How far is a prediction from the final one?"
-    infinite = [note for number in numbers[:1] for note in count_infinite(sums, column_of(sums, number))]
-    return by_horizon(title, sums, numbers, factors, look, horizon_across(look), infinite)
+    notes = [note for number in numbers[:1] for note in count_infinite(sums, column_of(sums, number))]
+    banded = floors is not None and factors.fits and not floors["number"][floors["number"].isin(numbers)].empty
+    if banded:
+        notes.append("grey: how far the same prediction is from itself, computed otherwise")
+    sheet = by_horizon(title, sums, numbers, factors, look, horizon_across(look), notes)
+    if banded:
+        _draw_floors(sheet.figure.axes, floors, factors, numbers)
+    return sheet
+
+
+def _draw_floors(panels: Sequence[Axes], floors: pd.DataFrame, factors: Factors, numbers: Sequence[str]) -> None:
+    """A band in each panel, up to the highest floor of the points in it."""
+    cells = [(name, number) for name in factors.panels for number in numbers]
+    panel_of = floors["point"].map(factors.panel_of)
+    for panel, (name, number) in zip(panels, cells, strict=False):  # a row may end in an empty one
+        highest = floors[(panel_of == name) & (floors["number"] == number)].groupby("horizon")["floor"].max()
+        panel.fill_between(highest.index, 0, highest, color="0.85", linewidth=0, zorder=0)
 
 
 def agreement_by_horizon(sums: pd.DataFrame, factors: Factors, look: Look) -> Sheet:
