@@ -20,14 +20,15 @@ container: "workflow/envs/horizons.sif"
 
 # results/{experiment}/{run}.json.gz | .safetensors | .metadata.json    the triple
 # results/{experiment}/{run}.validation.json | .divergence.csv | .candidates.json.gz | .divergence.json
-# results/{experiment}/plots/{figure}.png | .svg
+# results/{experiment}/plots/{figure}.png | .svg | .pdf | .csv, captions.md | .tex, confidence.csv
 # results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml | summary.json
-# results/{experiment}/comparison.csv
+# results/{experiment}/comparison.csv | groups.csv
 # results/{experiment}/{run}.divergence.parquet | summary.parquet | comparison.parquet    with tables: parquet
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
 wildcard_constraints:
     experiment=r"[^/]+",  # which may be one is said, with those there are, when its config is read
     run=r"\d{5}",
+    group=r"[\w-]+",
 
 
 include: "workflow/rules/common.smk"
@@ -36,6 +37,7 @@ include: "workflow/rules/validate.smk"
 include: "workflow/rules/divergence.smk"
 include: "workflow/rules/plot.smk"
 include: "workflow/rules/explorer.smk"
+include: "workflow/rules/groups.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/summarize.smk"
 include: "workflow/rules/parquet.smk"

@@ -298,27 +298,32 @@ def _pretended_small_gpus() -> Iterator[None]:
 
 
 def nothing_waits(device: str) -> str:
-    """Within a timestep the host does not wait for the device; torch tells on a GPU, and its device `meta` anywhere.
+    """Within a timestep the host does not wait for the device, but for how sure the model is where that decides.
 
-    Tensors of `meta` have no content, so whatever would have to look at one fails.
+    On a GPU torch tells, and on its device `meta` anywhere: tensors of that have no content, so whatever would have to
+    look at one fails.
     """
     on_gpu = device.startswith("cuda")
     if not on_gpu:
         _let_meta_have_blocks()
     model = model_of("llada", device, "bfloat16") if on_gpu else random_model(SIZES, "meta", torch.bfloat16)
+    tokens = SIZES.max_tokens
+    any_order = {"block_length": tokens, "steps": tokens, "horizons_in": "timesteps"}
     for mode in (None, *MODES):
-        for changes in ({}, {"temperature": 0.7}, {"cfg_scale": 1.0}):
-            settings = Generation(max_tokens=SIZES.max_tokens, horizons=[1, 2, 4, 8], **changes)
+        for changes in ({}, {"temperature": 0.7}, {"cfg_scale": 1.0}, any_order):
+            settings = Generation(max_tokens=tokens, horizons=[1, 2, 4, 8], **changes)
             for lengths in ((3, 9, 12), (9, 9)):
-                _step_unwatched_then_watched(model, settings, mode, on_gpu, lengths)
-    return f"left to right, in {1 + len(MODES)} ways to record, greedy, drawn and guided" + (
-        "" if on_gpu else ", on torch's device meta"
+                looks = _looks_of(model, settings, mode, lengths)
+                most = 0 if settings.is_left_to_right else 1
+                require(looks <= most * (tokens - WARM), f"{changes}: {looks} looks in {tokens - WARM} timesteps")
+    where = "" if on_gpu else ", on torch's device meta"
+    return (
+        f"never left to right (greedy, drawn, guided), once in another order, in {1 + len(MODES)} ways to record{where}"
     )
 
 
-def _step_unwatched_then_watched(
-    model: CheckpointModel, settings: Generation, mode: str | None, on_gpu: bool, lengths: tuple[int, ...]
-) -> None:
+def _looks_of(model: CheckpointModel, settings: Generation, mode: str | None, lengths: tuple[int, ...]) -> int:
+    """How often the host looks at what a batch computes; any other way to wait is an error."""
     keep = keep_of(mode or "full", 64, model.vocab_size, "bfloat16")
     with torch.inference_mode(), Background() as background:
 
@@ -326,24 +331,49 @@ def _step_unwatched_then_watched(
             fields = keep.keep(commits.predictions, commits.tokens)
             background.call_with(fields, lambda _fields: None)
 
-        requests = requests_of(prompts_of(*lengths), settings)
-        batch = Batch(model, requests, settings, on_commits if mode else None)
-        for timestep in range(WARM):
-            batch._step(timestep)
-        with _error_where_it_waits(on_gpu):
-            for timestep in range(WARM, settings.max_tokens):
+        batch = Batch(model, requests_of(prompts_of(*lengths), settings), settings, on_commits if mode else None)
+        looks = 0
+        for timestep in range(settings.max_tokens):
+            with _error_where_it_waits(strict=timestep >= WARM) as looked:
                 batch._step(timestep)
+            looks += len(looked) if timestep >= WARM else 0
+    return looks
 
 
 @contextmanager
-def _error_where_it_waits(on_gpu: bool) -> Iterator[None]:
-    if on_gpu:
-        torch.cuda.set_sync_debug_mode("error")
+def _error_where_it_waits(strict: bool) -> Iterator[list[torch.Size]]:
+    """Gives the shapes of what is brought to the host with `Tensor.cpu`, the one way that is allowed."""
+    looked: list[torch.Size] = []
+    bring = torch.Tensor.cpu
+
+    def look(values: torch.Tensor) -> torch.Tensor:
+        if values.device.type == "cpu":
+            return values
+        looked.append(values.shape)
+        if values.device.type == "meta":
+            return torch.rand(values.shape, dtype=values.dtype)
+        with _sync_debug_mode("default"):
+            return bring(values)
+
+    torch.Tensor.cpu = look
+    try:
+        with _sync_debug_mode("error" if strict else "default"):
+            yield looked
+    finally:
+        torch.Tensor.cpu = bring
+
+
+@contextmanager
+def _sync_debug_mode(mode: str) -> Iterator[None]:
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode(mode)
     try:
         yield
     finally:
-        if on_gpu:
-            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _let_meta_have_blocks() -> None:

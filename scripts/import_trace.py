@@ -95,7 +95,8 @@ def _line_of_output(output: dict[str, Any], path: Path) -> dict[str, Any]:
         if key not in output:
             raise UserError(f"{path}: an output has no {key}; results of this workflow have it")
     trace = output.get("trace", [[[at], [token]] for at, token in enumerate(output["output_ids"])])
-    known = {key: output[key] for key in ("task", "label") if output.get(key) is not None}
+    keys = {"task": "task", "label": "label", "score": "scored_by"}  # of a line, and of an output
+    known = {key: output[name] for key, name in keys.items() if output.get(name) is not None}
     return {"id": output["question_id"], "prompt_ids": output["prompt_ids"], "trace": trace} | known
 
 

@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from horizons.columns import NUMBERS
 from horizons.errors import UserError
-from horizons.measure.bounds import compare_top_k, keep_top_k
-from horizons.measure.exact import compare, prepare
+from horizons.measure.bounds import TopBlock, keep_top_k
+from horizons.measure.exact import Block, prepare
 from horizons.store.reader import open_triple
 
-NUMBERS = ["kl", "kl_reverse", "js"]
+SHOWN = ["kl", "kl_reverse", "js"]
 VOCAB_SIZE = 126_464
 NOISE = 1.5  # standard deviation of what an early logit has of its own
 SHARED = {"horizon 2": 0.9, "horizon 4": 0.7, "horizon 8": 0.4}
@@ -83,13 +84,14 @@ def main() -> None:
     found: dict[tuple[str, str, int], list[torch.Tensor]] = {}
     try:
         for name, early, final, tokens in pairs:
-            true = compare(prepare(early), prepare(final))
-            for number in NUMBERS:
-                found.setdefault((name, number, 0), []).append(true[number].double())
+            true = Block(prepare(early), prepare(final), tokens)
+            for number in SHOWN:
+                found.setdefault((name, number, 0), []).append(NUMBERS[number].function(true).double())
             for k in arguments.k:
-                bound = compare_top_k(keep_top_k(early, k, tokens), keep_top_k(final, k, tokens), tokens)
-                for number in NUMBERS:
-                    found.setdefault((name, number, k), []).append(bound[number])
+                kept = (keep_top_k(logits, k, tokens) for logits in (early, final))
+                block = TopBlock(*kept, tokens, early.shape[-1])
+                for number in SHOWN:
+                    found.setdefault((name, number, k), []).append(NUMBERS[number].top_k(block))
     except UserError as error:
         sys.exit(str(error))
     print("| | number | true | " + " | ".join(f"k = {k}" for k in arguments.k) + " |")

@@ -19,6 +19,8 @@ from horizons.store.tables import read_tables
 
 
 def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("show_results.py: which experiment? python scripts/show_results.py EXPERIMENT [--report]")
     name = sys.argv[1]
     try:
         experiment = load_experiment(require_experiment(name, Path("config")))
@@ -60,13 +62,15 @@ def not_made(experiment: Experiment, folder: Path) -> str | None:
 
 def show_table(folder: Path) -> None:
     summary = read_tables([folder / "summary.csv"])
+    summary = summary[summary["entries"] == "matched"]
     swept = list(summary.columns[1 : list(summary.columns).index("horizon")])
+    written = pd.read_csv(folder / "summary.csv", usecols=swept, dtype=str, keep_default_na=False)
     kl = next(column.removesuffix("_mean") for column in ("kl_mean", "kl_lower_bound_mean") if column in summary)
     bound = "A lower bound of the KL" if kl != "kl" else "KL"
-    print(f"{bound} from the final prediction, in nats, over the positions before the end of the text")
-    print("Mean ± standard deviation")
+    print(f"{bound} from the final prediction, in nats: mean ± standard deviation")
+    print("Over the positions of the text that have every horizon, so that horizons can be compared")
     for run, rows in summary.groupby("run"):
-        point = ", ".join(f"{key} {rows[key].iloc[0]}" for key in swept)
+        point = ", ".join(f"{key} {written[key][rows.index[0]]}" for key in swept)
         print(f"\n{run}" + (f"  {point}" if point else "") + describe_score(rows["score"].iloc[0]))
         for horizon, mean, deviation in zip(rows["horizon"], rows[f"{kl}_mean"], rows[f"{kl}_std"], strict=True):
             print(f"  {describe_horizon(horizon, mean, deviation)}")
@@ -79,7 +83,12 @@ def describe_horizon(horizon: int, mean: float, deviation: float) -> str:
     """The KL at a horizon, or that there is none, as where every text ended before it."""
     if mean != mean:
         return f"Horizon {horizon}: no predictions"
-    return f"Horizon {horizon}: KL = {mean:.4f} ± {deviation:.4f}"
+    return f"Horizon {horizon}: KL = {describe_value(mean)} ± {describe_value(deviation)}"
+
+
+def describe_value(value: float) -> str:
+    """A number to four places, or where they would all be 0 and it is not, in powers of ten."""
+    return f"{value:.1e}" if 0 < value < 0.00005 else f"{value:.4f}"
 
 
 def describe_replay(row: pd.Series) -> str:

@@ -15,7 +15,7 @@ ODD_TEXTS = ["\n", "\t", " ", "", "$x$", "<b>bold</b>", "🙂", "שלום", "م�
 def make_table(runs=1, samples=4, max_tokens=12, horizons=(1, 2, 4, 8), seed=0):
     """A table as the divergence stage writes it, with random numbers; the most probable token is right by chance."""
     rows = [
-        (f"{run:05d}", sample, f"q{sample}", t - 1 + h, h, t, False)
+        (f"{run:05d}", sample, f"q{sample}", t - 1 + h, h, t)
         for run, sample, t in itertools.product(range(runs), range(samples), range(max_tokens))
         for h in horizons
         if t - 1 + h < max_tokens
@@ -26,7 +26,7 @@ def make_table(runs=1, samples=4, max_tokens=12, horizons=(1, 2, 4, 8), seed=0):
 def make_any_order_table(commits, horizons=(1, 2, 4), seed=0, run="00000"):
     """The same of samples committed in any order: `commits` holds, for each, the timestep of each position's commit."""
     rows = [
-        (run, sample, f"q{sample}", position, h, committed - h + 1, False)
+        (run, sample, f"q{sample}", position, h, committed - h + 1)
         for sample, timesteps in enumerate(commits)
         for position, committed in enumerate(timesteps)
         for h in horizons
@@ -38,8 +38,10 @@ def make_any_order_table(commits, horizons=(1, 2, 4), seed=0, run="00000"):
 
 def _with_numbers(rows, seed):
     random = np.random.default_rng(seed)
-    names = ["run", "sample_idx", "question_id", "relative_position", "horizon", "timestep", "after_eos"]
-    table = pd.DataFrame(rows, columns=names)
+    names = ["run", "sample_idx", "question_id", "relative_position", "horizon", "timestep"]
+    table = pd.DataFrame(rows, columns=names).assign(after_eos=False, special="text")
+    of_position = table.groupby(["run", "sample_idx", "relative_position"])["horizon"]
+    table["matched"] = of_position.transform("size") == table["horizon"].nunique()
     for number in NUMBERS:
         table[number] = random.random(len(table))
     final = table["horizon"] == 1

@@ -74,6 +74,9 @@ def main() -> None:
         sys.exit(f"{arguments.results_file}: {error}")
     print_divergence_summary(stats)
     samples = len({entry["sample_idx"] for entry in logits_data})
+    print(
+        "Each position's earliest prediction against its latest; summary.csv compares every horizon with the final one."
+    )
     print(f"Sample {arguments.sample} of {samples}; --sample N shows another, from 0 to {samples - 1}")
 
 

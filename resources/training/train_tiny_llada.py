@@ -1,6 +1,8 @@
 """Train the default model, a small LLaDA on the waiting-line tasks, and write it in the published layout.
 
-    python resources/training/train_tiny_llada.py
+    python resources/training/train_tiny_llada.py --output my-tiny-llada
+
+The model that ships, resources/tiny-llada, is overwritten only where --output names it.
 
 The objective is LLaDA's (arXiv 2502.09992, equation 3): a mask ratio t drawn uniformly for each sample, each token of
 the response masked with probability t, cross-entropy on the masked tokens weighted by 1 / t. As in LLaDA's
@@ -295,7 +297,7 @@ def main() -> None:
     )
     parser.add_argument("--compile", action="store_true", help="compile the model (needs a C++ compiler on CPU)")
     parser.add_argument("--bfloat16", action="store_true", help="faster on GPUs, and on CPUs that multiply it (AMX)")
-    parser.add_argument("--output", type=Path, default=Path("resources/tiny-llada"), help="(default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("my-tiny-llada"), help="(default: %(default)s)")
     parser.add_argument(
         "--checkpoint", type=Path, default=Path("tiny-llada.checkpoint.pt"), help="(default: %(default)s)"
     )

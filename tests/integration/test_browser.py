@@ -1,17 +1,21 @@
 """The explorer and the report in a real browser, without a network."""
 
+import itertools
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from horizons.report.explorer import explorer_page
 from horizons.report.labels import label_texts
-from horizons.store.files import read_candidates
+from horizons.store.files import read_candidates, write_results
 from made_up import ODD_TEXTS, make_any_order_table, make_table, write_run, write_tables
 from workflows import run_snakemake
 
@@ -109,10 +113,10 @@ def explorer(tmp_path_factory):
     return write_page(folder, table, points, [(results, candidates)], "made up"), table
 
 
-def write_page(folder, table, points, files, name="x"):
+def write_page(folder, table, points, files, name="x", **options):
     """Write the explorer of a table; `files` are results and candidates of each of its runs."""
     path = folder / "explorer.html"
-    page = explorer_page(name, write_tables(folder, table), points, *zip(*files, strict=True), PARTS)
+    page = explorer_page(name, write_tables(folder, table), points, *zip(*files, strict=True), PARTS, **options)
     path.write_text(page, encoding="utf-8")
     return path
 
@@ -126,10 +130,12 @@ def test_a_click_shows_the_predictions_of_a_token(open_page, explorer):
     page = open_page(path, ".token", at="sample=0")
     assert page.locator("#run").input_value() == "00000"
     assert page.locator("#run option").inner_text() == "00000: temperature 0.5"
+    assert page.locator("#run-label").inner_text() == "Run (temperature)"
     page.locator(".token").nth(4).click()
     assert page.locator("#detail-title").inner_text().startswith("Position 4:")
-    entries = table.query("sample_idx == 0 and relative_position == 4").sort_values("timestep")
-    assert page.locator("#detail thead th").all_inner_texts() == [f"Horizon {h}" for h in entries["horizon"]]
+    entries = table.query("sample_idx == 0 and relative_position == 4").sort_values("horizon")
+    names = ["Final (horizon 1)", *(f"Horizon {h}" for h in entries["horizon"][1:])]
+    assert page.locator("#detail thead th").all_inner_texts() == names
     rows = rows_of(page)
     assert rows["Timestep"] == entries["timestep"].astype(str).tolist()
     assert [name for name in rows if name.startswith("Candidate")] == [f"Candidate {n}" for n in range(1, 6)]
@@ -142,16 +148,18 @@ def test_the_keyboard_alone_reaches_everything(open_page, explorer):
     path, _ = explorer
     page = open_page(path, ".token", at="sample=0")
     reached = []
-    for _ in range(10):
+    for _ in range(12):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.classList[0]"))
-    assert reached[:8] == ["run", "number", "horizon", "task", "score", "sort", "list", "token"]
+    header = ["run", "number", "horizon", "keep", "save-svg", "save-png"]
+    assert reached == [*header, "search", "task", "score", "sort", "list", "token"]
     page.focus("#list")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     assert page.locator("[role=option][aria-selected=true] .name").inner_text() == "q2"
     assert page.locator("#text-title").inner_text().startswith("q2")
     page.keyboard.press("Tab")
+    page.keyboard.press("Home")
     for key, position in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 11), ("ArrowRight", 11)]:
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.dataset.position") == str(position)
@@ -217,8 +225,11 @@ def test_the_address_keeps_what_is_shown(open_page, explorer):
     page.wait_for_function("document.querySelector('#text-title').textContent.startsWith('q3')")
     assert page.locator("#detail-title").inner_text().startswith("Position 5:")
     assert (page.locator("#number").input_value(), page.locator("#horizon").input_value()) == ("entropy", "4")
-    page.evaluate("location.hash = '#run=99999&sample=-7&position=x&number=nonsense&horizon=3'")
-    page.wait_for_function("document.querySelector('#text-title').textContent.startsWith('q0')")
+    page.evaluate("location.hash = '#run=00000&question=q4&position=x&number=nonsense&horizon=3'")
+    page.wait_for_function("document.querySelector('#text-title').textContent.startsWith('q4')")
+    assert page.locator("#detail-title").inner_text().startswith("Position 0:")
+    page.locator(".token").nth(3).click()
+    assert "question=q4&position=3" in page.evaluate("location.hash")
 
 
 def most_to_see(table, run):
@@ -287,6 +298,187 @@ def test_contrast_is_enough_to_read(open_page, explorer, scheme):
     for selector in TEXTS:
         ratios = [element.evaluate(CONTRAST) for element in page.locator(selector).all()]
         assert min(ratios) >= 4.5, f"{selector} in {scheme}"
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """The page of two made-up runs of the same six prompts, 16 horizons deep, and their table."""
+    folder = tmp_path_factory.mktemp("two_runs")
+    table = make_table(runs=2, samples=6, max_tokens=20, horizons=tuple(range(1, 17)), seed=5)
+    table.loc[(table["run"] == "00000") & (table["horizon"] > 1), "kl"] *= 0.001
+    table.loc[table["horizon"] == 2, "final_token_probability"] = 4e-7
+    outputs = [{"prompt": f"Say number {n}.", "label": "gold" if n == 4 else "lead"} for n in range(6)]
+    texts = ["alpha", " beta", "gamma", "delta", "9"]
+    files = [write_run(folder, table[table["run"] == run], texts, outputs) for run in ("00000", "00001")]
+    points = {"00000": {"generation.temperature": 0.0}, "00001": {"generation.temperature": 0.5}}
+    return write_page(folder, table, points, files), table
+
+
+def shares_of(page, tokens="#tokens"):
+    return page.locator(f"{tokens} .token").evaluate_all(
+        "tokens => tokens.map(token => parseFloat(token.style.getPropertyValue('--share')) / 100)"
+    )
+
+
+def test_a_colour_means_the_same_in_every_run_and_at_every_horizon(open_page, two_runs):
+    path, table = two_runs
+    page = open_page(path, ".token", at="run=00000&question=q1")
+    ends = set()
+    for run, horizon in itertools.product(("00000", "00001"), ("2", "8")):
+        page.select_option("#run", run)
+        page.select_option("#horizon", horizon)
+        ends.add(page.locator("#high").inner_text())
+        sample = page.locator("#text-title").inner_text()
+        expected = table[(table["run"] == run) & (table["question_id"] == sample) & (table["horizon"] == int(horizon))]
+        shown = [share for share in shares_of(page) if share == share]
+        assert shown == pytest.approx(np.minimum(expected["kl"], 1).tolist(), abs=0.006)
+    assert ends == {"≥ 1 nats"}  # 95 % of the values of the second run, uniform up to 1, are below 0.95
+
+
+def test_it_opens_on_the_most_telling_token(open_page, two_runs):
+    path, table = two_runs
+    page = open_page(path, ".token", at="run=00001&question=q3")
+    entries = table[(table["run"] == "00001") & (table["question_id"] == "q3") & (table["horizon"] == 2)]
+    farthest = entries.loc[entries["js"].idxmax(), "relative_position"]
+    assert page.locator("#detail-title").inner_text().startswith(f"Position {farthest}:")
+
+
+def test_two_runs_lie_side_by_side_on_the_same_prompt(open_page, two_runs):
+    path, table = two_runs
+    page = open_page(path, ".token", at="run=00000&question=q2&position=5")
+    page.locator("#keep").click()
+    page.select_option("#run", "00001")
+    assert page.locator("#text-title").inner_text() == "00001: temperature 0.5 – q2"
+    assert page.locator("#beside-title").inner_text() == "00000: temperature 0.0 – q2"
+    of_run = {
+        run: table[(table["run"] == run) & (table["question_id"] == "q2") & (table["horizon"] == 2)]["kl"].tolist()
+        for run in ("00000", "00001")
+    }
+    assert shares_of(page)[1:] == pytest.approx(of_run["00001"], abs=0.006)
+    assert shares_of(page, "#beside-tokens")[1:] == pytest.approx(of_run["00000"], abs=0.006)
+    page.locator("#beside-tokens .token").nth(7).click()
+    assert page.locator("#detail-title").inner_text().startswith("Position 7:")
+    assert page.locator("#beside-detail table").count() == 1
+    left, right = (page.locator(selector).bounding_box() for selector in ("#tokens", "#beside-tokens"))
+    assert left["x"] + left["width"] <= right["x"]
+    assert left["y"] == right["y"]
+    page.locator("#timestep").fill("3")
+    for tokens in ("#tokens", "#beside-tokens"):
+        assert page.locator(f"{tokens} .token.masked, {tokens} .token.guessed").count() == 17
+    page.locator("#timestep").fill("20")
+    address = page.evaluate("location.hash")
+    page = open_page(path, ".token", at=address[1:])
+    assert page.locator("#beside-title").inner_text() == "00000: temperature 0.0 – q2"
+    page.locator("#keep").click()
+    assert page.locator("#beside").is_hidden()
+    assert "beside" not in page.evaluate("location.hash")
+
+
+def test_a_link_to_what_there_is_not_says_so_and_shows_nothing_else(open_page, two_runs):
+    path, _ = two_runs
+    for at, said in {
+        "run=00001&question=nope": "This page has no sample “nope” of run 00001.",
+        "run=00001&sample=99": "This page has no sample number 99 of run 00001.",
+        "run=00007&question=q1": "This page has no run 00007.",
+        "run=00000&question=q1&beside_run=00001&beside_question=q77": "This page has no sample “q77” of run 00001.",
+    }.items():
+        page = open_page(path, "#notice", at=at)
+        assert page.locator("#notice").inner_text() == said
+        assert page.locator(".token").count() == 0 or page.locator("#tokens").is_hidden()
+        assert page.locator("[role=option][aria-selected=true]").count() == 0
+        page.locator("#list [role=option]").nth(1).click()
+        assert page.locator("#notice").is_hidden()
+        assert page.locator("#text-title").inner_text().endswith("q1")
+
+
+def test_a_search_finds_prompts_labels_and_tokens(open_page, two_runs):
+    path, _ = two_runs
+    page = open_page(path, ".token", at="run=00000&question=q0&position=0")
+    page.locator("#search").fill("number 3")
+    assert shown_samples(page) == ["q3"]
+    page.locator("#search").fill("GOLD")
+    assert shown_samples(page) == ["q4"]
+    page.locator("#search").fill("q5")
+    assert shown_samples(page) == ["q5"]
+    page.locator("#search").fill("alpha beta")  # over two tokens, with the space of the second
+    assert shown_samples(page) == [f"q{n}" for n in range(6)]
+    marked = "tokens => tokens.map(token => Number(token.dataset.position))"
+    assert page.locator("#tokens .token.found").evaluate_all(marked) == [0, 1, 5, 6, 10, 11, 15, 16]
+    page.locator("#search").fill("delta")
+    page.locator("#tokens .token").first.click()
+    for position in (3, 8, 13, 18):
+        page.focus("#search")
+        page.keyboard.press("Enter")
+        assert page.locator("#detail-title").inner_text().startswith(f"Position {position}:")
+    page.keyboard.press("Enter")
+    assert page.locator("[role=option][aria-selected=true] .name").inner_text() != "q5"
+    page.locator("#search").fill("nothing like this")
+    assert page.locator("#list .empty").count() == 1
+
+
+def test_samples_and_tokens_are_picked_out_by_group(open_page, tmp_path):
+    table = make_table(samples=6)
+    outputs = [{"fields": {"level": ["hard", "easy"][n % 2]}} for n in range(6)]
+    results, candidates = write_run(tmp_path, table, ["alpha", "12", ",", "delta", "9"], outputs)
+    classes = dict(enumerate(["word start", "number", "punctuation", "word start", "number"]))
+    write_results(candidates, read_candidates(candidates) | {"token_classes": {str(n): classes[n] for n in classes}})
+    groups = {"kind": {"token": "class"}, "level": {"prompt": "level"}}
+    path = write_page(tmp_path, table, {"00000": {}}, [(results, candidates)], groups=groups)
+    page = open_page(path, ".token", at="question=q0")
+    page.select_option("#group", label="kind: number")
+    apart = "tokens => tokens.map(token => token.classList.contains('apart'))"
+    assert page.locator("#tokens .token").evaluate_all(apart) == [n % 5 not in (1, 4) for n in range(12)]
+    chosen = table[(table["final_token_id"].isin([1, 4])) & (table["horizon"] == 2)]
+    means = chosen.groupby("question_id")["kl"].mean()
+    shown = [float(text) for text in page.locator("#list .mean").all_inner_texts()]
+    assert shown == pytest.approx(means.tolist(), abs=0.006)
+    page.select_option("#group", label="level: easy")
+    assert shown_samples(page) == ["q1", "q3", "q5"]
+    assert not any(page.locator("#tokens .token").evaluate_all(apart))
+
+
+def test_the_final_prediction_is_first_and_stays_in_sight_with_16_horizons(open_page, two_runs):
+    path, _ = two_runs
+    page = open_page(path, ".token", at="run=00000&question=q1&position=18")
+    heads = page.locator("#detail thead th").all_inner_texts()
+    assert heads == ["Final (horizon 1)", *(f"Horizon {h}" for h in range(2, 17))]
+    page.locator("#detail .scroll").evaluate("scroll => scroll.scrollLeft = scroll.scrollWidth")
+    box, frame = (page.locator(selector).bounding_box() for selector in ("td.final >> nth=2", "#detail .scroll"))
+    stub = page.locator("#detail tbody th").nth(2).bounding_box()
+    assert stub["x"] == pytest.approx(frame["x"], abs=1)
+    assert box["x"] == pytest.approx(stub["x"] + stub["width"], abs=1)
+    assert page.locator("#detail thead th").last.bounding_box()["x"] > box["x"]
+
+
+def test_a_tiny_probability_is_not_shown_as_0(open_page, two_runs):
+    path, _ = two_runs
+    page = open_page(path, ".token", at="run=00000&question=q1&position=18")
+    assert rows_of(page)["P(committed token)"][1] == "< 0.001"
+    assert "0" not in rows_of(page)["P(committed token)"]
+    assert rows_of(page)["Rank of the committed token"][0] != "< 0.001"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_view_is_saved_as_svg_and_png(open_page, two_runs, tmp_path, scheme):
+    path, _ = two_runs
+    page = open_page(path, ".token", at="run=00000&question=q1&position=18", color_scheme=scheme)
+    page.locator("#keep").click()
+    page.select_option("#run", "00001")
+    for kind in ("svg", "png"):
+        with page.expect_download() as download:
+            page.locator(f"#save-{kind}").click()
+        assert download.value.suggested_filename == f"00001-q1-{page.evaluate('state.position')}.{kind}"
+        download.value.save_as(tmp_path / f"view.{kind}")
+    svg = ElementTree.parse(tmp_path / "view.svg").getroot()
+    words = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("Horizon 16") == 2  # whole, though the page scrolls to it
+    assert {"alpha", "00000: temperature 0.0 – q1"} <= {word.strip() for word in words}
+    colours = {value for element in svg.iter() for name, value in element.items() if name in ("fill", "stroke")}
+    assert all(re.fullmatch(r"none|rgb\(\d+,\d+,\d+\)", colour) for colour in colours)
+    with Image.open(tmp_path / "view.png") as image:
+        assert image.size == (2 * int(svg.get("width")), 2 * int(svg.get("height")))
+        paper = image.convert("RGB").getpixel((3, 3))
+    assert paper == ((255, 255, 255) if scheme == "light" else (22, 24, 27))
 
 
 # Of the last sample the two positions after its end are committed first.
@@ -447,11 +639,11 @@ def test_a_link_leads_to_a_timestep(open_page, any_order):
 def test_the_table_says_which_position_was_revealed_last(open_page, any_order):
     page = open_page(any_order[0], ".token", at="sample=1&position=0")
     rows = rows_of(page)
-    assert rows["Timestep"] == ["2", "4", "5"]  # position 0 is committed at timestep 5; horizons 4, 2 and 1
-    assert [cell.rpartition(" at ")[2] for cell in rows["Last revealed"]] == ["5", "1", "1"]
+    assert rows["Timestep"] == ["5", "4", "2"]  # position 0 is committed at timestep 5; horizons 1, 2 and 4
+    assert [cell.rpartition(" at ")[2] for cell in rows["Last revealed"]] == ["1", "1", "5"]
     page = open_page(any_order[0], ".token", at="sample=3&position=3&timestep=3")
-    assert rows_of(page)["Timestep"] == ["1", "2"]
-    assert rows_of(page)["Last revealed"] == ["after the end, at 4", "after the end, at 5"]
+    assert rows_of(page)["Timestep"] == ["2", "1"]
+    assert rows_of(page)["Last revealed"] == ["after the end, at 5", "after the end, at 4"]
     assert page.locator("#moment").inner_text() == "3 of 6 timesteps, 1 of 4 tokens, 2 after the end"
 
 

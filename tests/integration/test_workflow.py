@@ -41,10 +41,14 @@ def test_one_target_makes_everything(workspace):
     runs = {f"{run}{suffix}" for run in ("00000", "00001") for suffix in SUFFIXES}
     assert runs | {"summary.csv", "plots", "explorer.html", "experiment.yaml"} <= names
     plots = {path.name for path in (workspace / "results" / "small" / "plots").iterdir()}
-    assert {"divergence_by_horizon.png", "divergence_by_horizon.svg", "trellis.png", "trellis.svg"} <= plots
+    drawn = {f"{name}.{kind}" for name in ("divergence_by_horizon", "trellis") for kind in ("png", "svg", "pdf", "csv")}
+    assert drawn | {"captions.md", "captions.tex", "confidence.csv"} <= plots
     summary = pd.read_csv(workspace / "results" / "small" / "summary.csv", dtype={"run": str})
-    assert summary[["run", "dataset.task", "horizon"]].to_numpy().tolist() == [
-        [run, task, horizon] for run, task in (("00000", "copy"), ("00001", "sort")) for horizon in (1, 2, 4)
+    assert summary[["run", "dataset.task", "horizon", "entries"]].to_numpy().tolist() == [
+        [run, task, horizon, entries]
+        for run, task in (("00000", "copy"), ("00001", "sort"))
+        for horizon in (1, 2, 4)
+        for entries in ("matched", "all", "special")
     ]
 
 
@@ -94,8 +98,10 @@ def test_an_experiment_in_any_order_has_the_figures_of_its_order_and_its_speed(w
     small, free_order = (
         {path.name for path in (workspace / "results" / name / "plots").iterdir()} for name in ("small", "free_order")
     )
-    assert small - free_order == {"acceptance.png", "acceptance.svg"}
-    assert free_order - small == {f"{name}.{kind}" for name in ("commit_order", "speed") for kind in ("png", "svg")}
+    kinds = ("png", "svg", "pdf", "csv")
+    assert small - free_order == {f"acceptance.{kind}" for kind in kinds}
+    others = {f"{name}.{kind}" for name in ("commit_order", "speed") for kind in kinds}
+    assert free_order - small == others | {"speed.md", "speed.tex"}
     svg = (workspace / "results" / "free_order" / "plots" / "divergence_by_horizon.svg").read_text()
     assert "timesteps to commit" in svg
     assert planned(workspace, "results/free_order/summary.csv") == {}
@@ -107,6 +113,9 @@ def test_swept_points_are_compared_where_they_share_prompts(workspace):
     compared = pd.read_csv(workspace / "results/warm/comparison.csv", dtype={"run": str})
     assert compared["run"].unique().tolist() == ["00002"]  # the seeds of a temperature are one point
     assert compared["pairs"].max() == 5
+    summary = (workspace / "results/warm/summary.csv").read_text().splitlines()
+    assert {line.split(",")[1] for line in summary[1:]} == {"0.0", "0.5"}  # as they were written
+    assert "drawn at a temperature" in (workspace / "results/warm/plots/captions.md").read_text()
     assert (workspace / "results/warm/plots/comparison.png").exists()
     assert not (workspace / "results/small/comparison.csv").exists()  # other tasks have other prompts
 
@@ -174,7 +183,8 @@ def test_with_the_largest_logits_alone_everything_says_that_it_is_a_bound(worksp
     write_experiment(workspace, "top", capture={"mode": "top_k", "k": 8}, sweep=COPY)
     snakemake(workspace, "results/top/summary.csv")
     bound, true = (
-        pd.read_csv(workspace / "results" / name / "summary.csv").query("run == 0") for name in ("top", "small")
+        pd.read_csv(workspace / "results" / name / "summary.csv").query("run == 0 and entries == 'all'")
+        for name in ("top", "small")
     )
     assert (bound["kl_lower_bound_mean"] <= true["kl_mean"] + 1e-6).all()
     assert "kl_mean" not in bound

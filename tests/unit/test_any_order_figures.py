@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from test_plots import STYLE, drawn_texts, texts_of, titles
+from test_plots import ONE, STYLE, drawn_texts, texts_of, titles
 
 from horizons.report.figures.commit_order import commit_order, spread_of_commits
+from horizons.report.figures.factors import factors_of
+from horizons.report.figures.frame import Look
 from horizons.report.figures.speed import looks_of, speed
 from horizons.report.plots import draw, draw_speed, read_speeds, tokens_of_passes
 from horizons.store.files import write_results
@@ -33,7 +35,7 @@ def draw_any_order(folder, table, points, left_to_right=False):
 
 
 def commits_of(table, point="00000"):
-    return table[table["horizon"] == 1].assign(point=point, sample=table["sample_idx"])
+    return table[table["horizon"] == 1].assign(point=point, sample=table["sample_idx"], is_text=1)
 
 
 def test_the_order_takes_the_place_of_what_needs_next_positions_and_is_the_same_again(tmp_path):
@@ -53,7 +55,7 @@ def test_a_figure_of_the_other_order_does_not_stay_behind(tmp_path):
         files = draw_any_order(tmp_path, table, {"00000": {}}, left_to_right)
         assert there in files
         assert gone not in files
-        assert len(list((tmp_path / "plots").iterdir())) == 16
+        assert len(list((tmp_path / "plots").iterdir())) == 8 * 4 + 3
 
 
 def test_horizons_are_called_timesteps(tmp_path, monkeypatch):
@@ -78,7 +80,7 @@ def test_the_order_is_mean_and_percentiles_of_the_timesteps_counted_by_hand():
 def test_left_to_right_lies_on_the_diagonal(a_timestep):
     """As many tokens a timestep: the order and the dashed line differ by the positions that share a timestep alone."""
     commits = commits_of(make_any_order_table([[position // a_timestep for position in range(16)]] * 6))
-    figure = commit_order(commits.assign(after_eos=commits["relative_position"] > 11), {"00000": "all prompts"})
+    figure = commit_order(commits.assign(is_text=commits["relative_position"] <= 11), ONE, Look()).figure
     diagonal, order = figure.axes[0].lines
     assert len(order.get_ydata()) == 12
     np.testing.assert_allclose(diagonal.get_ydata(), np.arange(12) / a_timestep)
@@ -128,7 +130,7 @@ def test_a_point_is_the_mean_score_by_the_tokens_a_forward_pass(tmp_path):
     )
     points = {"00000": {"generation.steps": 4}, "00001": {"generation.steps": 2}}
     passes, scores = read_speeds(files, dict(zip(points, points, strict=True)))
-    figure = speed(passes, scores, looks_of(points))
+    figure = speed(passes, scores, looks_of(points), dict.fromkeys(points, ""), Look()).figure
     curve, *marks = figure.axes[0].lines
     assert list(zip(curve.get_xdata(), curve.get_ydata(), strict=True)) == [(1, 1), (pytest.approx(8 / 6), 0.5)]
     assert len(marks) == 2
@@ -142,17 +144,20 @@ def test_shards_of_a_point_are_one_and_points_without_scores_are_none(tmp_path):
     points = {"00000": {"seed": 1}, "00001": {"seed": 1}, "00002": {"seed": 2}}
     draw_speed(files, points, STYLE, tmp_path / "plots")
     passes, scores = read_speeds(files, {"00000": "00000", "00001": "00000", "00002": "00002"})
-    figure = speed(passes, scores, looks_of(points))
+    figure = speed(passes, scores, looks_of(points), dict.fromkeys(points, ""), Look()).figure
     assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [0.5]
     assert scores["sample"].nunique() == 2
-    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["speed.png", "speed.svg"]
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        f"speed.{ending}" for ending in ("png", "svg", "pdf", "csv", "md", "tex")
+    }
     plt.close(figure)
 
 
 @pytest.mark.parametrize(("wrong", "hollow"), [(0, True), (3, True), (12, False)])
 def test_a_score_that_few_samples_differ_in_is_hollow_and_one_speed_of_all_is_not(wrong, hollow):
     passes, scores = speeds_of(["00000"], samples=30)
-    figure = speed(passes, scores.assign(score=[float(n >= wrong) for n in range(30)]), looks_of({"00000": {}}))
+    scores = scores.assign(score=[float(n >= wrong) for n in range(30)])
+    figure = speed(passes, scores, looks_of({"00000": {}}), {"00000": ""}, Look()).figure
     (mark,) = figure.axes[0].lines
     assert (mark.get_markerfacecolor() == "white") == hollow
     assert ("Hollow: fewer than 10 samples" in texts_of(figure)) == hollow
@@ -181,28 +186,29 @@ def test_colours_and_markers_tell_all_points_apart_or_the_note_says_that_they_do
     }
     with plt.style.context(STYLE):
         looks = looks_of(points)
-        figure = speed(*speeds_of(points), looks)
+        figure = speed(*speeds_of(points), looks, dict.fromkeys(points, ""), Look()).figure
         FigureCanvasAgg(figure).draw()
         marks = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
         distinct = {(line.get_color(), line.get_marker()) for line in marks}
         told_apart = len(distinct) == len(points)
         said = "see summary.csv" in texts_of(figure)
-        assert said == (tasks > 7 or settings > 7)
+        assert said == (tasks > 8 or settings > 8)
         assert told_apart or said
         boxes = drawn_texts(figure)
         assert all(box.x0 > -1 and box.x1 < figure.bbox.width + 1 for _, box in boxes)
     plt.close(figure)
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 30])
-def test_a_panel_of_the_order_for_each_swept_value_up_to_eight(count):
-    labels = {f"{n:05d}": f"steps {n}" for n in range(count)}
-    commits = pd.concat(commits_of(make_any_order_table(TWO_BLOCKS), point) for point in labels)
+@pytest.mark.parametrize("count", [1, 2, 8, 30])
+def test_a_panel_of_the_order_for_each_swept_value_up_to_eight_and_beyond_a_row(count):
+    points = {f"{n:05d}": {"generation.steps": n} for n in range(count)}
+    commits = pd.concat(commits_of(make_any_order_table(TWO_BLOCKS), point) for point in points)
     with plt.style.context(STYLE):
-        figure = commit_order(commits, labels)
+        figure = commit_order(commits, factors_of(points), Look()).figure
         FigureCanvasAgg(figure).draw()
-        assert len(titles(figure)) == (min(count, 8) if count > 1 else 0)
-        assert ("8 of 30 swept values are shown" in texts_of(figure)) == (count == 30)
+        assert len(titles(figure)) == (count if 1 < count <= 8 else 0)
+        rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        assert (rows == [f"steps {n}" for n in range(30)]) == (count == 30)
         for text, box in drawn_texts(figure):
             assert min(box.x0, box.y0) > -1, text
             assert box.x1 < figure.bbox.width + 1, text
@@ -223,6 +229,6 @@ def test_the_names_of_horizons_in_timesteps_fit_beside_each_other(tmp_path, monk
 def test_nothing_to_show_is_said(tmp_path):
     table = make_any_order_table(TWO_BLOCKS).assign(after_eos=True)
     assert len(draw_any_order(tmp_path, table, {"00000": {}})) == 8
-    figure = speed(*speeds_of([]), looks_of({"00000": {}}))
+    figure = speed(*speeds_of([]), looks_of({"00000": {}}), {"00000": ""}, Look()).figure
     assert "No scores" in texts_of(figure)
     plt.close(figure)

@@ -25,7 +25,7 @@ def test_the_five_most_probable_are_those_of_the_softmax(tmp_path, monkeypatch, 
 def test_a_vocabulary_of_three_has_three():
     logits = torch.tensor([[0.0, 2.0, -torch.inf]])
     one = np.array([1])
-    _, ids, probabilities, _ = sample.measure_sample(logits, one, one - 1, one, 5)
+    _, ids, probabilities, _ = sample.measure_sample(logits, one, one - 1, one, [], 5)
     assert ids.tolist() == [[1, 0, 2]]
     assert probabilities[0, 2] == 0
 

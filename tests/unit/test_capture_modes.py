@@ -18,15 +18,22 @@ from horizons.divergence import candidates_of, measure_divergence, measure_sampl
 from horizons.errors import UserError
 from horizons.guide import load_entries
 from horizons.keep import keep_of
-from horizons.measure.bounds import compare_top_k, describe_top_k, keep_top_k
+from horizons.measure.bounds import TopBlock, keep_top_k
 from horizons.measure.definitions import js_divergence, kl_divergence
 from horizons.models import load_tokenizer
+from horizons.numbers.built_in import NUMBERS
 from horizons.run import generate_run
 from horizons.store.reader import open_triple
 from horizons.store.writer import TripleWriter, WrittenSample
 from horizons.validation import validate_triple
 
 K = 7
+
+
+def bounds_of(predictions, finals, tokens):
+    """What the k largest logits tell of predictions, as the stage computes it."""
+    block = TopBlock(predictions, finals, tokens, 10**6)
+    return {number.name: number.top_k(block) for number in NUMBERS}
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -144,7 +151,7 @@ def test_the_bound_is_the_smallest_divergence_that_what_is_known_allows(spread):
     final = spread * torch.randn(6, 100, generator=generator)
     early = final * 0.7 + 0.5 * spread * torch.randn(6, 100, generator=generator)
     tokens = torch.randint(0, 100, (6,), generator=generator)
-    found = compare_top_k(keep_top_k(early, 10, tokens), keep_top_k(final, 10, tokens), tokens)
+    found = bounds_of(keep_top_k(early, 10, tokens), keep_top_k(final, 10, tokens), tokens)
     true = {
         "kl": kl_divergence(early, final),
         "kl_reverse": kl_divergence(final, early),
@@ -160,7 +167,7 @@ def test_with_all_but_one_token_kept_nothing_is_lost():
     generator = torch.Generator().manual_seed(2)
     logits, final = 2 * torch.randn(2, 30, 9, generator=generator)
     tokens = final.argmax(-1)
-    found = describe_top_k(keep_top_k(logits, 8, tokens))
+    found = bounds_of(*2 * [keep_top_k(logits, 8, tokens)], tokens)
     p = logits.double().softmax(-1)
     assert torch.allclose(found["entropy"], -(p * p.log()).sum(-1), atol=1e-9)
     assert (found["final_token_rank"] == (logits > logits.gather(-1, tokens[:, None])).sum(-1)).all()
@@ -171,7 +178,7 @@ def test_a_prediction_is_at_no_distance_from_itself_even_where_its_tail_is_empty
     logits = torch.full((1, 50), -math.inf)
     logits[0, :6] = torch.arange(6.0)
     kept = keep_top_k(logits, 10, torch.tensor([5]))
-    found = compare_top_k(kept, kept, torch.tensor([5]))
+    found = bounds_of(kept, kept, torch.tensor([5]))
     assert [found[name].item() for name in ("kl", "kl_reverse", "js")] == [0, 0, 0]
 
 
@@ -179,7 +186,7 @@ def test_support_that_the_final_prediction_lacks_makes_the_bound_infinite():
     early, final = torch.zeros(1, 8), torch.zeros(1, 8)
     final[0, 3] = -math.inf
     tokens = torch.tensor([3])
-    found = compare_top_k(keep_top_k(early, 6, tokens), keep_top_k(final, 6, tokens), tokens)
+    found = bounds_of(keep_top_k(early, 6, tokens), keep_top_k(final, 6, tokens), tokens)
     assert found["kl"].item() == math.inf
     assert math.isfinite(found["js"].item())
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from horizons.columns import table_columns
-from horizons.divergence import end_position, measure_divergence
+from horizons.divergence import end_position, matched, measure_divergence, measure_samples, table_of
 from horizons.errors import UserError
+from horizons.keep import Entries
 from horizons.measure import sample
 from horizons.store.files import write_results
 from horizons.store.reader import open_triple
@@ -79,6 +80,26 @@ def test_positions_after_the_first_end_of_text_are_marked(tmp_path):
     assert (table["after_eos"] == (table["relative_position"] > first)).all()
 
 
+def test_each_entry_says_what_kind_of_token_its_position_was_committed_with(tmp_path):
+    samples = random_samples(1, 6, 23)
+    end, other = samples[0][0][4].item(), samples[0][0][1].item()
+    triple = open_triple(write_triple(tmp_path, samples, 6, eos_token_ids=[end]))
+    table = table_of(triple, measure_samples(triple), special_ids={other})
+    kinds = {triple.saved["mask_token_id"]: "other", other: "other", end: "end_of_text"}
+    assert table["special"].tolist() == [kinds.get(token, "text") for token in table["final_token_id"]]
+    assert {"end_of_text", "other"} <= set(table["special"])
+
+
+def test_matched_are_the_positions_that_every_recorded_horizon_predicts(tmp_path):
+    """Left to right those from position 7 on, and nowhere if a horizon was never reached."""
+    table = measure_divergence(write_triple(tmp_path, random_samples(1, 12, 23), 12))
+    assert (table["matched"] == (table["relative_position"] >= 7)).all()
+    assert table[table["matched"]].groupby("horizon").size().to_dict() == dict.fromkeys((1, 2, 4, 8), 5)
+    entries = Entries(np.array([1, 1, 2, 1, 2]), np.array([0, 2, 2, 1, 1]), np.zeros(5, dtype=int))
+    assert matched(entries, [1, 2]).tolist() == [False, True, True, True, True]
+    assert not matched(entries, [1, 2, 8]).any()
+
+
 def test_the_end_of_a_text_without_end_of_text_is_its_last_token():
     assert end_position([5, 6, 7], [1]) == 2
     assert end_position([5, 1, 7, 1], [1]) == 1
@@ -94,7 +115,7 @@ def test_logits_of_minus_infinity_are_compared_as_defined(tmp_path):
 def test_a_position_without_a_final_prediction_is_refused():
     horizons = np.array([1, 2])
     with pytest.raises(UserError, match="position 1 has no final prediction"):
-        sample.measure_sample(torch.randn(2, 9), horizons, np.array([0, 1]), np.array([0, 0]), 5)
+        sample.measure_sample(torch.randn(2, 9), horizons, np.array([0, 1]), np.array([0, 0]), [], 5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -107,7 +128,7 @@ def test_files_that_hold_no_more_than_the_guide_promises_are_measured(tmp_path):
     """The reference in the outputs alone, older names, tensors in another order, and no output_ids."""
     samples = random_samples(2, 6, 23)
     results_file = write_triple(tmp_path, samples, 6)
-    expected = measure_divergence(results_file).drop(columns=["after_eos"])
+    expected = measure_divergence(results_file).drop(columns=["after_eos", "special"])
     triple = open_triple(results_file)
     metadata = triple.metadata
     tensors = {entry["key"]: row.clone() for entry, row in zip(metadata, triple.logits, strict=True)}
@@ -117,7 +138,7 @@ def test_files_that_hold_no_more_than_the_guide_promises_are_measured(tmp_path):
     save_file(dict(reversed(tensors.items())), older / "00000.json.safetensors")
     (older / "00000.json.metadata.json").write_text(json.dumps(metadata))
     write_results(older / "00000.json.gz", {"outputs": [{"saved_logits_metadata": reference}] * 2})
-    found = measure_divergence(older / "00000.json.gz").drop(columns=["after_eos"])
+    found = measure_divergence(older / "00000.json.gz").drop(columns=["after_eos", "special"])
     # Without output_ids the token is the most probable one, which the last id, the mask, may be, too.
     same = expected["final_token_id"].to_numpy() == found["final_token_id"].to_numpy()
     assert same.mean() > 0.5

@@ -11,7 +11,9 @@ import torch
 import yaml
 
 import horizons
-from horizons.measure.exact import compare, prepare
+from horizons.measure.exact import Block, prepare
+from horizons.measure.sample import numbers_of
+from horizons.numbers.built_in import NUMBERS
 
 REPOSITORY = Path(__file__).parents[2]
 TRACKED = subprocess.run(
@@ -61,7 +63,9 @@ def test_the_page_of_results_names_every_file_that_the_snakefile_names():
     ends = {end for line in grammar for end in re.findall(r"(?<=[ /}])[\w.]*\.[\w.]+", line)}
     assert {".safetensors", ".divergence.csv", "summary.csv", "experiment.yaml"} <= ends
     page = text("results/README.md")
-    files = re.findall(r"`([^`]+)`", page) + ["plots/figure.png", "plots/figure.svg"] * ("PNG and SVG" in page)
+    files = re.findall(r"`([^`]+)`", page) + ["plots/x.png", "plots/x.svg", "plots/x.pdf"] * (
+        "PNG, SVG and PDF" in page
+    )
     assert {end for end in ends if not any(name.endswith(end) for name in files)} == set()
 
 
@@ -86,7 +90,7 @@ def test_relying_on_the_early_prediction_costs_the_kl_that_the_readme_names():
     [(question, number)] = re.findall(r"^\| (What does it cost [^|]+\?) \| `(\w+)` = ", text("README.md"), re.M)
     assert "early prediction" in question
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.98, 0.01, 0.01])
-    compared = compare(prepare(p.log()[None]), prepare(q.log()[None]))
+    compared = numbers_of(NUMBERS, Block(prepare(p.log()[None]), prepare(q.log()[None]), torch.tensor([0])), horizon=2)
     drawn = torch.multinomial(q, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
     cost = (q[drawn].log() - p[drawn].log()).mean().item()
     assert compared[number].item() == pytest.approx(cost, abs=0.02)

@@ -108,7 +108,7 @@ def test_no_text_breaks_out_of_the_page(tmp_path):
     table["final_token_id"] = table["relative_position"]
     page = build(tmp_path, table, texts, [{"prompt": [{"role": "<i>", "content": texts[0]}], "question_id": texts[1]}])
     blocks = Blocks(page)
-    assert blocks.scripts == 3  # runs, one run, and the page's own
+    assert blocks.scripts == 4  # runs, the page, one run, and the script itself
     run = blocks.found["run-00000"]
     assert [run["tokens"][token] for token in run["samples"][0]["output"]] == texts
     assert run["samples"][0]["prompt"] == [["<i>", texts[0]]]

@@ -134,6 +134,13 @@ def test_a_run_of_this_workflow_gives_prompts_that_can_be_loaded(tmp_path, run, 
         assert [list(step) for step in prompt.trace] == expected
 
 
+def test_an_answer_is_scored_in_its_replay_as_it_was(tmp_path, run):
+    output = {"question_id": "q", "prompt_ids": [5], "output_ids": [6], "task": None, "label": "3", "score": 1.0}
+    write_results(tmp_path / "00000.json.gz", {"outputs": [output | {"scored_by": "number"}]})
+    [line] = run(tmp_path / "00000.json.gz")
+    assert line == {"id": "q", "prompt_ids": [5], "trace": [[[0], [6]]], "label": "3", "score": "number"}
+
+
 def changed(row, at, token):
     canvases = [list(canvas) for canvas in AFTER]
     canvases[row][at] = token

@@ -6,7 +6,7 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from horizons.report.labels import group_points, label_points, label_texts, legend_of, value_texts, visible
+from horizons.report.labels import as_written, group_points, label_points, label_texts, legend_of, value_texts, visible
 from horizons.report.pages import describe_runs, readable_summary
 from horizons.store.files import write_results
 
@@ -110,10 +110,12 @@ def test_pages_show_different_values_differently(tmp_path):
 
 @pytest.mark.parametrize("values", [[True, "true", None, ""], ["a\nb", "a b", "a\u200bb", "ab"]])
 def test_the_readable_summary_shows_different_values_differently(values):
-    row = dict.fromkeys(["horizon", "num_samples", "n"], 1) | {"score": None}
+    row = dict.fromkeys(["horizon", "entries", "num_samples", "n"], 1) | {"score": None}
     for number in ("kl", "js", "top1_agreement", "top5_agreement", "entropy", "confidence"):
         row |= dict.fromkeys(
             [f"{number}_mean", f"{number}_mean_low", f"{number}_mean_high", f"{number}_effective_samples"], 0.5
         )
     summary = pd.DataFrame([{"run": str(n), "some.key": value, **row} for n, value in enumerate(values)])
-    assert len({looks_like(text) for text in readable_summary(summary)["some.key"]}) == len(values)
+    points = {str(n): {"some.key": value} for n, value in enumerate(values)}
+    shown = readable_summary(as_written(summary, points))["some.key"]
+    assert len({looks_like(text) for text in shown}) == len(values)

@@ -13,9 +13,10 @@ LIBRARY = REPOSITORY / "workflow" / "horizons"
 
 # In the order of the way of the data: what is asked, a model, commits, numbers, files, stages, pages.
 ORDER = [
-    *("errors", "logs", "loading", "progress", "memory", "strict_json", "strict_yaml", "columns", "entries"),
-    *("section", "generation", "config", "schedule", "scoring", "prompts", "recorded", "devices", "environment"),
-    *("models", "decode", "measure", "store", "triple", "keep", "validation"),
+    *("errors", "logs", "loading", "progress", "memory", "strict_json", "strict_yaml", "measure", "numbers"),
+    *("columns", "entries", "token_classes", "section", "generation", "config", "schedule", "plain_prompts"),
+    *("scoring", "prompts", "recorded", "devices", "environment"),
+    *("models", "decode", "store", "triple", "keep", "validation"),
     *("divergence", "requests", "run", "guide", "report", "planning"),
 ]
 

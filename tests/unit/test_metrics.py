@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from horizons.measure.definitions import entropy, js_divergence, kl_divergence, top_k_agreement
-from horizons.measure.exact import compare, describe, largest_of_all, prepare, top_candidates
+from horizons.measure.exact import Block, largest_of_all, prepare, top_candidates
+from horizons.measure.sample import numbers_of
+from horizons.numbers.built_in import NUMBERS
 
 VOCABULARIES = [7, 160, 5000, 32_000]
 
@@ -14,6 +16,12 @@ VOCABULARIES = [7, 160, 5000, 32_000]
 def random_logits(vocab_size, n=6, scale=4.0, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     return (scale * torch.randn(n, vocab_size, generator=generator)).to(dtype)
+
+
+def all_numbers(early, late, tokens=None, looks=True):
+    """The built-in numbers of early predictions, as the stages compute them."""
+    tokens = torch.zeros(len(early), dtype=torch.long) if tokens is None else tokens
+    return numbers_of(NUMBERS, Block(prepare(early, looks), prepare(late, looks), tokens, looks), horizon=2)
 
 
 def categorical(logits):
@@ -79,7 +87,7 @@ def test_top_k_agreement_counts_shared_tokens():
 def test_the_fast_way_gives_the_numbers_of_the_definitions(vocab_size, dtype, looks):
     early, late = (random_logits(vocab_size, n=20, seed=seed, dtype=dtype) for seed in (1, 2))
     early[:5] = late[:5] + 0.1 * early[:5]  # close to the final prediction, where cancellation would show
-    numbers = compare(prepare(early, looks), prepare(late, looks), looks)
+    numbers = all_numbers(early, late, looks=looks)
     exact_early, exact_late = early.double(), late.double()
     for name, expected in {
         "kl": kl_divergence(exact_early, exact_late),
@@ -89,7 +97,7 @@ def test_the_fast_way_gives_the_numbers_of_the_definitions(vocab_size, dtype, lo
     }.items():
         torch.testing.assert_close(numbers[name].double(), expected.double(), atol=1e-5, rtol=0, msg=name)
     tokens = torch.arange(20) % vocab_size
-    described = describe(prepare(early, looks), tokens)
+    described = all_numbers(early, late, tokens, looks)
     probabilities = exact_early.softmax(-1)
     top = exact_early.sort(-1, descending=True).values
     for name, expected in {
@@ -109,7 +117,7 @@ def test_the_fast_way_handles_minus_infinity_as_defined(looks):
     early, late = random_logits(5000, seed=1), random_logits(5000, seed=2)
     early[0, 10:], late[1, 10:], early[2, 7], late[2, 7] = -math.inf, -math.inf, -math.inf, -math.inf
     early[3, 9], late[3, 9] = -300.0, -math.inf  # a weight that is 0 in float32, and is one
-    numbers = compare(prepare(early, looks), prepare(late, looks), looks)
+    numbers = all_numbers(early, late, looks=looks)
     spread = prepare(early, looks).entropy
     torch.testing.assert_close(spread.double(), entropy(early.double()), atol=1e-5, rtol=1e-5)
     for name, expected in {

@@ -20,7 +20,8 @@ from write_environment import PYTHON, environment
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DISTRIBUTIONS = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}  # what an import is called as a package
+# What an import is called as a package; pydantic asks for one exact version of its core.
+DISTRIBUTIONS = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub", "pydantic_core": "pydantic"}
 BY_OTHERS = {"accelerate"}  # which transformers imports
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -17,13 +18,15 @@ from matplotlib.font_manager import fontManager
 from horizons.config import parse_experiment
 from horizons.errors import UserError
 from horizons.prompts import require_samples
-from horizons.report.figures.by_horizon import acceptance, divergence_by_horizon
+from horizons.report.figures.acceptance import acceptance
+from horizons.report.figures.by_horizon import divergence_by_horizon
 from horizons.report.figures.by_position import divergence_by_position
-from horizons.report.figures.calibration import calibration, calibration_bins, with_gaps
-from horizons.report.figures.data import reduce_tables
-from horizons.report.figures.frame import NAMED, swept_lines
+from horizons.report.figures.calibration import calibration, calibration_table, confidence_table, with_gaps
+from horizons.report.figures.data import of_entries, reduce_tables
+from horizons.report.figures.factors import factors_of
+from horizons.report.figures.frame import NAMED, Look, swept_lines
 from horizons.report.figures.glyphs import fit, printable
-from horizons.report.plots import draw
+from horizons.report.plots import DEFAULT, draw
 from horizons.report.summary import summarize
 from horizons.report.tables import open_tables
 from horizons.store.files import write_results
@@ -32,7 +35,7 @@ from made_up import ODD_TEXTS, make_table, write_tables
 STYLE = Path(__file__).parents[2] / "workflow" / "report" / "horizons.mplstyle"
 
 
-def draw_all(folder, table, points, texts=("a", "b", "c", "d", "e"), samples=("q0",)):
+def draw_all(folder, table, points, texts=("a", "b", "c", "d", "e"), samples=("q0",), plots=DEFAULT):
     """Draw every figure, any warning an error; gives the PNG files by name."""
     folder.mkdir(exist_ok=True)
     candidates = []
@@ -41,7 +44,7 @@ def draw_all(folder, table, points, texts=("a", "b", "c", "d", "e"), samples=("q
         write_results(candidates[-1], {"run": run, "token_texts": {str(i): text for i, text in enumerate(texts)}})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw(write_tables(folder, table), points, candidates, list(samples), STYLE, folder / "plots")
+        draw(write_tables(folder, table), points, candidates, list(samples), STYLE, folder / "plots", plots=plots)
     return {path.stem: path for path in (folder / "plots").glob("*.png")}
 
 
@@ -52,7 +55,18 @@ def reduced(folder, table, point_of=None):
         return reduce_tables(tables, point_of)
 
 
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+ONE = factors_of({"00000": {}})
+
+
 def texts_of(figure):
+    """All texts of a figure, or of a sheet that holds one."""
+    figure = getattr(figure, "figure", figure)
     return " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(plt.Text))
 
 
@@ -73,7 +87,7 @@ def test_every_figure_is_there_and_the_same_again(tmp_path):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         pool.apply(draw_all, (tmp_path / "second", make_table(runs=4), points))
     first, second = (sorted((tmp_path / folder / "plots").iterdir()) for folder in ("first", "second"))
-    assert len(first) == 16
+    assert len(first) == 8 * 4 + 3  # PNG, SVG, PDF and CSV of each; two files of captions, and confidence.csv
     assert [path.name for path in first] == [path.name for path in second]
     assert [one.name for one, other in zip(first, second, strict=True) if one.read_bytes() != other.read_bytes()] == []
 
@@ -138,12 +152,18 @@ def test_lines_are_the_means_of_the_summary(tmp_path):
     write_results(results, {"metrics": {"score": None}, **made_with, "outputs": [{"nfe": 12, "output_ids": [1] * 12}]})
     candidates = tmp_path / "00000.candidates.json.gz"
     write_results(candidates, {"run": "00000", "choice_margins": [[1.0] * 12] * 15})
-    expected = summarize(write_tables(tmp_path, table), {"00000": {}}, [results], [candidates])
-    figure = divergence_by_horizon(reduced(tmp_path, table).by_horizon, swept_lines({"00000": "all prompts"}, None))
-    for panel, number in zip(figure.axes, ["kl", "js"], strict=True):
-        np.testing.assert_allclose(panel.lines[0].get_ydata(), expected[f"{number}_mean"])
+    summary = summarize(write_tables(tmp_path, table), {"00000": {}}, [results], [candidates])
+    sheet = divergence_by_horizon(reduced(tmp_path, table).by_horizon, ONE, Look())
+    matched, every = (summary[summary["entries"] == entries] for entries in ("matched", "all"))
+    assert matched["n"].nunique() == 1
+    for panel, number in zip(sheet.figure.axes, ["kl", "js"], strict=True):
+        dotted, solid = panel.lines[:2]
+        np.testing.assert_allclose(solid.get_ydata(), matched[f"{number}_mean"])
+        np.testing.assert_allclose(dotted.get_ydata(), every[f"{number}_mean"])
         bars = [[low, high] for (_, low), (_, high) in panel.collections[0].get_segments()]
-        np.testing.assert_allclose(bars, expected[[f"{number}_mean_low", f"{number}_mean_high"]])
+        np.testing.assert_allclose(bars, matched[[f"{number}_mean_low", f"{number}_mean_high"]])
+        numbers = sheet.numbers[sheet.numbers["number"] == number]
+        np.testing.assert_allclose(numbers["mean"], [*matched[f"{number}_mean"], *every[f"{number}_mean"]])
 
 
 TASKS = [
@@ -194,7 +214,7 @@ def test_points_of_different_names_are_never_pooled_nor_called_alike(tmp_path, f
     draw_all(tmp_path, make_table(runs=len(names), samples=2), points)
     legend = [text.get_text() for text in figures["acceptance"].legends[0].get_texts()]
     panels = titles(figures["divergence_by_position"])
-    lines = [line for line in figures["divergence_by_horizon"].axes[0].lines if len(line.get_xdata()) == 4]
+    lines = [line for line in figures["divergence_by_horizon"].axes[0].lines if line.get_linestyle() == ":"]
     assert [len(each) for each in (legend, panels, lines)] == [len(names)] * 3
     for labels in (legend, panels, titles(figures["calibration"])):
         assert len({picture_of(label) for label in labels}) == len(names), labels
@@ -217,7 +237,7 @@ def test_shards_of_one_point_are_one_line(tmp_path, figures):
     draw_all(tmp_path, make_table(runs=4, samples=3), points)
     assert [text.get_text() for text in figures["acceptance"].legends[0].get_texts()] == ["0.0", "0.5"]
     assert titles(figures["calibration"]) == ["temperature 0.0", "temperature 0.5"]
-    assert "6 samples for each value swept" in texts_of(figures["acceptance"])
+    assert "of 6 samples each" in texts_of(figures["acceptance"])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 9, 30])
@@ -225,19 +245,18 @@ def test_shards_of_one_point_are_one_line(tmp_path, figures):
 def test_no_text_of_a_figure_covers_another_or_leaves_it(tmp_path, count, name):
     table = make_table(runs=count, samples=1, max_tokens=6, horizons=(1, 2, 4))
     data = reduced(tmp_path, table, {run: run for run in table["run"].unique()})
-    horizons = [1, 2, 4]
-    labels = {f"{n:05d}": name.format(n) for n in range(count)}
+    points = {f"{n:05d}": {"task": name.format(n)} for n in range(count)}
     with plt.style.context(STYLE):
-        lines = swept_lines(labels, "task")
-        figures = [
-            divergence_by_position(data.spread, data.by_horizon, labels),
-            calibration(data.bins, labels),
-            acceptance(data.accepted, horizons, lines),
+        factors = factors_of(points)
+        sheets = [
+            divergence_by_horizon(data.by_horizon, factors, Look()),
+            divergence_by_position(data.spread, data.by_horizon, factors, Look()),
+            calibration(data.bins, factors, Look()),
+            acceptance(data.accepted, [1, 2, 4], factors, Look()),
         ]
-        for figure in figures:
+        for figure in [sheet.figure for sheet in sheets]:
             FigureCanvasAgg(figure).draw()
             boxes = drawn_texts(figure)
-            assert max(box.height for text, box in boxes if len(text) > 25 and box.height > box.width) > 100
             for text, box in boxes:
                 assert min(box.x0, box.y0) > -1, text
                 assert box.x1 < figure.bbox.width + 1, text
@@ -335,41 +354,84 @@ def test_acceptance_counts_all_of_the_next_tokens(tmp_path):
     table["top1_token_id"] = table["final_token_id"]
     wrong = (table["sample_idx"] == 0) & (table["timestep"] == 0) & (table["horizon"] == 2)
     table.loc[wrong, "top1_token_id"] = -1
-    sums = reduced(tmp_path, table).accepted.groupby("ahead")[["accepted", "n"]].sum()
-    # Timesteps that have n positions before the end: 4, 3 and 1 in each sample; one of them holds the wrong token.
-    assert sums["n"].to_dict() == {1: 8, 2: 6, 4: 2}
-    assert sums["accepted"].to_dict() == {1: 8, 2: 5, 4: 1}
+    accepted = reduced(tmp_path, table).accepted
+    sums = accepted.groupby("ahead")[["accepted", "n"]].sum()
+    # Timesteps that have n positions before the end: 4, 3, 2 and 1 in each sample; one of them holds the wrong token.
+    assert sums["n"].to_dict() == {1: 8, 2: 6, 3: 4, 4: 2}
+    assert sums["accepted"].to_dict() == {1: 8, 2: 5, 3: 3, 4: 1}
+    # Matched is the first timestep alone, at which all four lie in the text.
+    matched = of_entries(accepted, "matched").groupby("ahead")[["accepted", "n"]].sum()
+    assert matched["n"].to_dict() == dict.fromkeys((1, 2, 3, 4), 2)
+    assert matched["accepted"].to_dict() == {1: 2, 2: 1, 3: 1, 4: 1}
+
+
+@pytest.mark.parametrize("horizons", [[1], [1, 3, 5], [1, 16], list(range(1, 17))])
+def test_acceptance_is_drawn_at_the_recorded_horizons_whatever_they_are(tmp_path, horizons):
+    accepted = reduced(tmp_path, make_table(samples=6, max_tokens=20, horizons=horizons)).accepted
+    numbers = acceptance(accepted, horizons, ONE, Look()).numbers
+    assert numbers[numbers["entries"] == "matched"]["tokens"].tolist() == horizons
+    assert numbers["upper_bound"].tolist() == [h > 1 and horizons != list(range(1, 17)) for h in horizons] * 2
+
+
+def test_where_tokens_are_drawn_accepting_is_explained_and_one_token_is_no_certainty(tmp_path):
+    accepted = reduced(tmp_path, make_table(samples=6)).accepted
+    greedy, drawn = (acceptance(accepted, [1, 2, 4, 8], ONE, Look(), at_random) for at_random in (False, True))
+    assert "drawn at a temperature" not in texts_of(greedy)
+    assert "a predicted token is accepted if it is the one that came in the end" in texts_of(drawn)
+    low = [sheet.numbers.query("tokens == 1")["low"].iloc[0] for sheet in (greedy, drawn)]
+    assert low[0] == 1
+    assert low[1] < 1
 
 
 def test_acceptance_says_where_it_is_an_upper_bound(tmp_path):
-    lines = swept_lines({"00000": "all prompts"}, None)
     some = reduced(tmp_path, make_table()).accepted
-    assert "Upper bound at 4, 8 tokens (arrows)" in texts_of(acceptance(some, [1, 2, 4, 8], lines))
+    assert "Upper bound at 4, 8 tokens (arrows)" in texts_of(acceptance(some, [1, 2, 4, 8], ONE, Look()))
     exact = reduced(tmp_path, make_table(horizons=range(1, 9))).accepted
-    assert "Upper bound" not in texts_of(acceptance(exact, range(1, 9), lines))
+    assert "Upper bound" not in texts_of(acceptance(exact, range(1, 9), ONE, Look()))
 
 
 def test_few_samples_and_infinite_values_are_said(tmp_path):
-    lines = swept_lines({"00000": "all prompts"}, None)
     table = make_table(samples=4)
     table.loc[table.index[1], "kl"] = np.inf
-    text = texts_of(divergence_by_horizon(reduced(tmp_path, table).by_horizon, lines))
-    assert "4 samples. No bar with fewer than 5 samples" in text
+    text = texts_of(divergence_by_horizon(reduced(tmp_path, table).by_horizon, ONE, Look()))
+    assert "20 of 4 samples." in text
+    assert "No bar with fewer than 5 samples" in text
     assert f"1 of {len(table)} predictions have infinite KL" in text
-    more = texts_of(divergence_by_horizon(reduced(tmp_path, make_table(samples=5)).by_horizon, lines))
-    assert "Bars: 95 % interval over samples; 5 samples" in more
+    more = texts_of(divergence_by_horizon(reduced(tmp_path, make_table(samples=5)).by_horizon, ONE, Look()))
+    assert "Bars: 95 % interval over samples" in more
     assert "No bar" not in more
+
+
+def test_the_note_counts_entries_and_samples_of_each_horizon_counted_by_hand(tmp_path):
+    """Of five samples of twelve positions two end after six, which no prediction of horizon 8 reaches."""
+    table = make_table(samples=5)
+    table = table[(table["sample_idx"] > 1) | (table["relative_position"] < 6)]
+    table.loc[table["relative_position"] == 0, "special"] = "other"
+    text = texts_of(divergence_by_horizon(reduced(tmp_path, table).by_horizon, ONE, Look()))
+    assert "Solid: the positions that have every horizon, 15 of 3 samples." in text
+    counts = {1: (43, 5), 2: (43, 5), 4: (33, 5), 8: (15, 3)}  # at horizon h positions from h - 1 on, but position 0
+    listed = [f"{n} of {samples} samples at{' horizon' * (h == 1)} {h}" for h, (n, samples) in counts.items()]
+    assert f"Dotted: all, {', '.join(listed)}. Without end-of-text and other special tokens." in text
+
+
+def test_special_tokens_are_left_out_of_every_figure(tmp_path):
+    """With and without the entries of positions that a special token was committed at, the figures are the same."""
+    table = make_table(samples=12)
+    end = table["relative_position"] == 9
+    odd = table.assign(special=np.where(end, "end_of_text", "text"), kl=table["kl"] + 100 * end, confidence=0.5)
+    with_ends, without = reduced(tmp_path / "a", odd), reduced(tmp_path / "b", odd[~end])
+    for one, other in zip(with_ends, without, strict=True):
+        np.testing.assert_array_equal(one.drop(columns="point"), other.drop(columns="point"))
 
 
 def test_a_mean_that_hangs_on_few_samples_is_hollow_and_said(tmp_path):
     """At horizon 2 nine of thirty samples differ from the others, at horizon 4 ten."""
-    lines = swept_lines({"00000": "all prompts"}, None)
     table = make_table(samples=30, horizons=(1, 2, 4))
     differing = table["sample_idx"] < np.where(table["horizon"] == 2, 9, 10)
     table["kl"] = table["js"] = np.where(differing & (table["horizon"] > 1), 0.5, 0.0)
-    figure = divergence_by_horizon(reduced(tmp_path, table).by_horizon, lines)
+    figure = divergence_by_horizon(reduced(tmp_path, table).by_horizon, ONE, Look()).figure
     assert "Hollow: fewer than 10 samples differ" in texts_of(figure)
-    [solid, hollow] = figure.axes[0].lines
+    [_, solid, hollow] = figure.axes[0].lines
     assert solid.get_xdata().tolist() == [1, 2, 4]
     assert (hollow.get_xdata().tolist(), hollow.get_markerfacecolor()) == ([2], "white")
 
@@ -397,12 +459,53 @@ def test_calibration_is_the_frequency_of_being_right(tmp_path):
     table["confidence"] = np.where(table["sample_idx"] < 10, 0.25, 0.999)
     table["top1_token_id"] = np.where(table["sample_idx"] % 2, table["final_token_id"], -1)
     table.loc[table.index[:4], "confidence"] = 0.75  # a bin of too few
-    bins, left_out = calibration_bins(reduced(tmp_path, table).bins)
-    assert left_out == 4
-    assert bins["bin"].tolist() == [2, 9]
-    assert bins["confidence"].tolist() == pytest.approx([0.25, 0.999])
-    assert bins["mean"].tolist() == pytest.approx([55 / 106, 0.5])  # sample 0, which is wrong, lost four
-    assert with_gaps(bins)["mean"].isna().sum() == 8
+    sums = reduced(tmp_path, table.assign(matched=True)).bins
+    bins = calibration_table(sums).query("entries == 'matched'")
+    assert bins["bin"].tolist() == [2, 7, 9]
+    assert bins["n"].tolist() == [106, 4, 110]
+    assert bins["samples"].tolist() == [10, 1, 10]
+    assert bins["confidence"].tolist() == pytest.approx([0.25, 0.75, 0.999])
+    assert bins["accuracy"].tolist() == pytest.approx([55 / 106, 0.0, 0.5])  # sample 0, which is wrong, lost four
+    error = (abs(55 - 0.25 * 106) + 0.75 * 4 + 0.499 * 110) / 220
+    assert bins["expected_calibration_error"].tolist() == pytest.approx([error] * 3)
+    assert with_gaps(bins)["accuracy"].isna().sum() == 7
+    assert "Bins of fewer than 10 predictions are not drawn (4 predictions)" in texts_of(calibration(sums, ONE, Look()))
+
+
+def test_confidence_counts_what_is_above_a_threshold_and_how_often_it_is_right(tmp_path):
+    """Against plain pandas; and the largest horizon is that whose predictions are right as often as asked."""
+    table = make_table(samples=30)
+    sure = table["confidence"] > 0.9
+    right = sure & (table["horizon"] < 8) | (table["confidence"] > 0.99) & (table["relative_position"] % 2 == 0)
+    table["top1_token_id"] = np.where(right, table["final_token_id"], -1)
+    found = confidence_table(reduced(tmp_path, table).steps)
+    for entries, of in (("matched", table[table["matched"]]), ("all", table)):
+        rows = found[found["entries"] == entries].set_index(["above", "horizon"])
+        for (above, horizon), row in rows.iterrows():
+            at = of[of["horizon"] == horizon]
+            over = at[at["confidence"] > above]
+            accuracy = (over["top1_token_id"] == over["final_token_id"]).mean()
+            assert (row["n"], row["n_above"]) == (len(at), len(over))
+            assert (row["share"], row["accuracy"]) == (pytest.approx(len(over) / len(at)), pytest.approx(accuracy))
+            if row["samples_above"] >= 5:
+                assert row["accuracy_low"] - 1e-9 <= row["accuracy"] <= row["accuracy_high"] + 1e-9
+                assert row["accuracy_low"] < row["accuracy_high"]
+    largest = found.drop_duplicates(["entries", "above"]).set_index(["entries", "above"])["largest_horizon"]
+    assert largest["matched", 0.9] == 4
+    assert largest.isna()["matched", 0.5]
+
+
+def test_no_interval_of_a_fraction_that_is_drawn_has_no_width(tmp_path):
+    """Where all agree, Wilson's interval still has one; only what holds by definition has none."""
+    table = make_table(samples=12).assign(top1_agreement=1.0, top5_agreement=0.0, confidence=1.0)
+    table["top1_token_id"] = table["final_token_id"]
+    draw_all(tmp_path, table, {"00000": {}})
+    for name in ("agreement_by_horizon", "calibration", "acceptance", "confidence_over_time"):
+        numbers = pd.read_csv(tmp_path / "plots" / f"{name}.csv")
+        across = next(x for x in ("horizon", "tokens", "timesteps_until_commit") if x in numbers)
+        fractions = numbers[numbers[across] > 1]
+        fractions = fractions[fractions["number"] != "entropy"] if "number" in fractions else fractions
+        assert (fractions["high"] - fractions["low"] > 0.01).all(), name
 
 
 EXPERIMENT = {"model": {"name": "m"}, "dataset": {"path": "p.jsonl"}}

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from checkpoints import load_golden, random_model
+from checkpoints import load_golden, random_model, write_diffusion_gemma
 from generation import MadeUpModel, plain_decode, plain_token, small_run
 from horizons.config import Generation
 from horizons.decode.batches import decode_in_batches
@@ -15,6 +15,7 @@ from horizons.decode.loop import Request
 from horizons.divergence import measure_divergence
 from horizons.entries import entries_of
 from horizons.errors import UserError
+from horizons.models import load_model
 from horizons.run import generate_run
 from horizons.schedule import check_blocks
 from horizons.store.files import results_checksum
@@ -441,6 +442,22 @@ def test_passes_that_commit_nothing_have_the_entries_of_their_block():
     found = sorted((timestep, horizon, position) for _, timestep, horizon, position in rows)
     assert found == [entry[:3] for entry in expected]
     assert decoded.steps == steps
+
+
+@pytest.mark.parametrize("tokens", ["replay", "given"])
+def test_a_model_whose_open_positions_hold_noise_gives_its_logits_back(tmp_path, tokens):
+    torch.manual_seed(3)
+    write_diffusion_gemma(tmp_path)
+    model = load_model(str(tmp_path), device="cpu", dtype="float32")
+    prompts = [[5, 6, 7], [9] * 11]
+    generation = {"max_tokens": 12, "horizons": [1, 2, 4], "policy": "llada"}
+    requests = [Request(number, f"q{number}", prompt, number) for number, prompt in enumerate(prompts)]
+    first, rows = decode(model, requests, Generation(**generation))
+    traces = [sample.steps for sample in first]
+    again, replayed = replay_steps(model, prompts, traces, **generation | {"tokens": tokens})
+    assert [sample.audit for sample in again] == [([], [])] * 2
+    assert rows.keys() == replayed.keys()
+    assert all(torch.equal(row, replayed[place]) for place, row in rows.items())
 
 
 def test_a_trace_in_an_order_that_the_model_can_not_decode_in_is_refused():

@@ -32,7 +32,7 @@ tables, results, candidates = (
     [folder / f"{run}.{end}" for run in points] for end in ("divergence.csv", "json.gz", "candidates.json.gz")
 )
 if stage == "summary":
-    print(summarize(tables, points, results, candidates)["n"].sum())
+    print(summarize(tables, points, results, candidates).query("entries == 'all'")["n"].sum())
 elif stage == "compare":
     print(compare(tables, points, results)["pairs"].max())
 elif stage == "parquet":
@@ -57,14 +57,15 @@ print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmH
 def large(tmp_path_factory):
     """Two runs of half a million entries each, written by the engine itself."""
     folder = tmp_path_factory.mktemp("large")
-    numbers = dict.fromkeys(table_columns(bounded=False)[7:], "random()")
+    numbers = dict.fromkeys(table_columns(bounded=False)[9:], "random()")
     numbers |= dict.fromkeys(["final_token_rank", "top1_token_id", "final_token_id"], "(3 * random())::BIGINT")
     chosen = ", ".join(f"{value} AS {name}" for name, value in numbers.items())
     for run in range(RUNS):
         entries = f"SELECT *, unnest({list(HORIZONS)}) AS horizon FROM range({SAMPLES}) a(sample), range({TOKENS}) b(t)"
         duckdb.sql(
             f"COPY (SELECT '{run:05d}' AS run, sample AS sample_idx, 'q' || sample AS question_id, t - 1 + horizon AS "
-            f"relative_position, horizon, t AS timestep, 'False' AS after_eos, {chosen} FROM ({entries}) "
+            f"relative_position, horizon, t AS timestep, 'False' AS after_eos, 'text' AS special, 'True' AS matched, "
+            f"{chosen} FROM ({entries}) "
             f"WHERE t - 1 + horizon < {TOKENS}) TO '{folder}/{run:05d}.divergence.csv' (HEADER)"
         )
         write_run(folder, f"{run:05d}")
@@ -96,6 +97,6 @@ def test_a_stage_takes_little_memory_for_a_million_entries(large, stage):
     assert run.returncode == 0, run.stderr
     found, memory = map(int, run.stdout.split())
     assert RUNS * SAMPLES * ENTRIES > 1_000_000
-    expected = dict.fromkeys(["summary", "parquet"], RUNS * SAMPLES * ENTRIES) | {"compare": SAMPLES, "plot": 7}
+    expected = dict.fromkeys(["summary", "parquet"], RUNS * SAMPLES * ENTRIES) | {"compare": SAMPLES, "plot": 8}
     assert found == expected[stage] if stage in expected else found < 5_000_000
     assert memory < MOST_BYTES

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 
 from horizons.columns import NUMBERS, table_columns
+from horizons.report.labels import as_written
 from horizons.report.summary import statistics, summarize
 from horizons.store.files import read_results, write_results
 from horizons.store.tables import read_tables, write_table
 from made_up import write_tables
-from show_results import describe_horizon, describe_replay
+from show_results import describe_horizon, describe_replay, describe_value
 
 
 def table_of(runs=("00000", "00001"), samples=4, positions=6):
@@ -31,7 +32,8 @@ def table_of(runs=("00000", "00001"), samples=4, positions=6):
         for h in (1, 2)
         if p >= h - 1
     ]
-    table = pd.DataFrame(rows).assign(after_eos=False, top1_token_id=0, final_token_id=0)
+    table = pd.DataFrame(rows).assign(after_eos=False, special="text", top1_token_id=0, final_token_id=0)
+    table["matched"] = table["relative_position"] > 0
     return table.assign(**{number: rng.random(len(table)) for number in NUMBERS})[table_columns(bounded=False)]
 
 
@@ -58,6 +60,11 @@ def results_files(tmp_path):
     return paths
 
 
+def of_all(summary):
+    """The rows of all positions of the text."""
+    return summary[summary["entries"] == "all"].reset_index(drop=True)
+
+
 def test_speed_counts_what_was_committed_and_every_forward_pass(tmp_path, results_files, candidates_files):
     """One sample commits three tokens in two passes, another, which stopped at its end, three in three."""
     traces = [[[[1, 2], [5, 5]], [[0], [5]]], [[[0], [5]], [[], []], [[2, 3], [3, 5]]]]
@@ -65,7 +72,7 @@ def test_speed_counts_what_was_committed_and_every_forward_pass(tmp_path, result
     results = read_results(results_files[0])
     write_results(results_files[0], results | {"outputs": outputs})
     points = {"00000": {}, "00001": {}}
-    summary = summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files)
+    summary = of_all(summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files))
     assert summary["forward_passes_mean"].tolist() == [2.5, 2.5, 6, 6]
     assert summary["tokens_per_pass"].tolist() == [1.2, 1.2, 1, 1]
 
@@ -84,7 +91,7 @@ def summary_of_replay(tmp_path, results_files, candidates_files, audits, **gener
     write_table(
         summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files), tmp_path / "summary.csv"
     )
-    return read_tables([tmp_path / "summary.csv"])
+    return of_all(read_tables([tmp_path / "summary.csv"]))
 
 
 COUNTS = ["other_tokens", "other_tokens_near_ties", "other_positions"]
@@ -127,7 +134,7 @@ def test_each_run_and_horizon_has_the_statistics_of_its_entries(tmp_path, result
     table = table_of()
     table.loc[table["relative_position"] == 5, "after_eos"] = True
     points = {"00000": {"seed": 1}, "00001": {"seed": 2}}
-    summary = summarize(write_tables(tmp_path, table), points, results_files, candidates_files)
+    summary = of_all(summarize(write_tables(tmp_path, table), points, results_files, candidates_files))
     assert summary[["run", "seed", "horizon"]].to_numpy().tolist() == [
         ["00000", 1, 1],
         ["00000", 1, 2],
@@ -149,6 +156,41 @@ def test_each_run_and_horizon_has_the_statistics_of_its_entries(tmp_path, result
     assert last[["js_mean_low", "js_mean_high"]].isna().all()  # of four samples there is no interval
 
 
+def test_the_rows_of_a_horizon_are_of_matched_positions_of_all_and_of_special_tokens(
+    tmp_path, results_files, candidates_files
+):
+    table = table_of()
+    table.loc[table["relative_position"] == 3, "special"] = "end_of_text"
+    table.loc[table["relative_position"] == 4, "special"] = "other"
+    table.loc[table["relative_position"] == 5, "after_eos"] = True
+    points = {"00000": {}, "00001": {}}
+    summary = summarize(write_tables(tmp_path, table), points, results_files, candidates_files)
+    assert summary["entries"].tolist() == ["matched", "all", "special"] * 4
+    first = summary.iloc[:6].set_index(["horizon", "entries"])
+    assert first["n"].to_dict() == {
+        **{(1, "matched"): 8, (1, "all"): 12, (1, "special"): 8},
+        **{(2, "matched"): 8, (2, "all"): 8, (2, "special"): 8},
+    }
+    text = table[(table["run"] == "00000") & (table["special"] == "text") & ~table["after_eos"]]
+    for entries, kept in (("matched", text[text["matched"]]), ("all", text)):
+        expected = kept[kept["horizon"] == 1]["entropy"].mean()
+        assert first.loc[(1, entries), "entropy_mean"] == pytest.approx(expected)
+
+
+def test_swept_values_are_written_as_they_were(tmp_path):
+    points = {"00000": {"generation.temperature": 0.0}, "00001": {"generation.temperature": 1e-05}}
+    table = pd.DataFrame({"run": ["00000", "00001"], "generation.temperature": [0.0, 1e-05], "kl": [0.0, 1.0]})
+    write_table(as_written(table, points), tmp_path / "summary.csv")
+    assert (tmp_path / "summary.csv").read_text() == ("run,generation.temperature,kl\n00000,0.0,0\n00001,1e-05,1\n")
+
+
+def test_a_small_number_is_printed_as_one():
+    assert [describe_value(value) for value in (0.0, 4e-7, 0.00004, 0.00006, 1.67251)] == [
+        *("0.0000", "4.0e-07", "4.0e-05", "0.0001", "1.6725")
+    ]
+    assert describe_horizon(2, 4e-7, 0.5) == "Horizon 2: KL = 4.0e-07 ± 0.5000"
+
+
 def test_infinite_values_are_counted_and_make_the_mean_infinite():
     found = statistics(np.array([1.0, 2.0, math.inf, 3.0]))
     assert found["infinite"] == 1
@@ -163,7 +205,7 @@ def test_a_recorded_horizon_without_a_row_has_a_row_of_nothing(tmp_path, results
     content["config"]["generation"]["horizons"] = [1, 2, 8]
     write_results(results_files[0], content)
     points = {"00000": {}, "00001": {}}
-    summary = summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files)
+    summary = of_all(summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files))
     assert summary[["run", "horizon"]].to_numpy().tolist()[:3] == [["00000", 1], ["00000", 2], ["00000", 8]]
     row = summary.iloc[2]
     assert (row["num_samples"], row["n"], row["after_eos"], row["kl_infinite"]) == (0, 0, 0, 0)

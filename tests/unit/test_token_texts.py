@@ -9,7 +9,7 @@ import pytest
 from checkpoints import WRITERS
 from horizons.divergence import token_text
 from horizons.models import load_tokenizer
-from horizons.models.token_texts import FileTokenizer, load_text_tokenizer
+from horizons.models.token_texts import FileTokenizer, load_text_tokenizer, special_token_ids
 from workflows import REPOSITORY
 
 DEFAULT_MODEL = str(REPOSITORY / "resources" / "tiny-llada")
@@ -19,6 +19,7 @@ def assert_same_texts(name, vocab_size):
     found, expected = load_text_tokenizer(name), load_tokenizer(name)
     for token_id in range(vocab_size + 10):
         assert token_text(found, token_id) == token_text(expected, token_id)
+    assert special_token_ids(found) == special_token_ids(expected) >= {*expected.all_special_ids}
 
 
 @pytest.mark.parametrize("family", WRITERS)

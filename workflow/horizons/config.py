@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from horizons.columns import NUMBERS
 from horizons.errors import UserError
 from horizons.generation import DEPENDENT, POLICY_KEYS, Generation, policy_keys
 from horizons.section import Problem, Section
@@ -20,6 +21,8 @@ from horizons.strict_yaml import read_yaml
 
 MAX_RUNS = 100_000  # those with numbers of five digits
 NAME = re.compile(r"[^\W_][\w.+-]*")  # of an experiment: it is part of paths, and stands in commands
+GROUP = re.compile(r"[\w-]+")  # the name of a way to divide entries
+RANGE = r"^\d+-\d+$"  # of positions
 # They decide which files a run has, and what a horizon is.
 NEVER_SWEPT = ("generation.save_logits", "generation.horizons_in", "capture.mode")
 
@@ -76,6 +79,10 @@ class Divergence(Section):
         description="cpu, cuda or cuda:N; where the divergences of stored logits are computed.",
         pattern=r"^(cpu|cuda(:\d+)?)$",
     )
+    numbers: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="Your own numbers: renyi is numbers/renyi.py, anything ending in .py a path; see docs/numbers.md.",
+    )
 
 
 class Plots(Section):
@@ -86,6 +93,31 @@ class Plots(Section):
         description="Question ids of the samples whose predictions are drawn token by token; the first prompt if none.",
         max_length=4,
     )
+    colour: str | None = Field(None, description="The swept key whose values are colours; by default the first.")
+    panels: str | None = Field(None, description="The swept key whose values are panels; by default all but colour.")
+    numbers: list[str] = Field(
+        default_factory=lambda: ["kl", "js"],
+        description="Columns of the tables that divergence_by_horizon draws.",
+        min_length=1,
+        max_length=4,
+    )
+    columns: Literal[1, 2] = Field(1, description="Columns of a printed page that a figure is wide: 3.4 or 7 inches.")
+    font: str | None = Field(None, description="Family of installed fonts, such as Times New Roman or serif.")
+    font_size: Annotated[float, Field(ge=4, le=20)] = Field(
+        7.0, description="Points of the axes' labels; all else in proportion, the notes 6 where this is 7."
+    )
+    titles: bool = Field(
+        True, description="Title and notes in the figures; false for a paper, whose captions have them."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plots":
+        for number in self.numbers:
+            if number not in NUMBERS:
+                raise Problem("numbers", number, f"known are {', '.join(NUMBERS)}")
+        if self.colour is not None and self.colour == self.panels:
+            raise Problem("panels", self.panels, "colour is the same key; choose another, or leave one of them out")
+        return self
 
 
 class Explorer(Section):
@@ -99,6 +131,33 @@ class Explorer(Section):
     )
 
 
+class Group(Section):
+    """One way to divide entries: by the token committed, its position, or a key of the prompt line."""
+
+    token: str | None = Field(
+        None,
+        description="class: word starts, numbers, punctuation, special tokens ...; else a regular expression that the "
+        "token's text is searched for.",
+        min_length=1,
+    )
+    position: list[Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=RANGE)]] | None = Field(
+        None, description="Positions of the answer, from 0, or ranges such as 3-7.", min_length=1
+    )
+    prompt: str | None = Field(None, description="A further key of the prompt lines, such as difficulty.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Group":
+        given = [key for key in ("token", "position", "prompt") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise Problem("token", self.token, f"a group has one of token, position and prompt, not {len(given)}")
+        if self.token is not None:
+            try:
+                re.compile(self.token)
+            except re.error as error:
+                raise Problem("token", self.token, f"it is no regular expression: {error}") from error
+        return self
+
+
 class Experiment(Section):
     """One `config/{experiment}.yaml`."""
 
@@ -110,6 +169,9 @@ class Experiment(Section):
     divergence: Divergence = Field(default_factory=Divergence, description=Divergence.__doc__)
     plots: Plots = Field(default_factory=Plots, description=Plots.__doc__)
     explorer: Explorer = Field(default_factory=Explorer, description=Explorer.__doc__)
+    groups: dict[str, Group] = Field(
+        default_factory=dict, description="Ways to divide entries, by a name: tables and figures by group."
+    )
     tables: Literal["csv", "parquet"] = Field(
         "csv", description="parquet has every table as Parquet, too, beside the CSV; a change runs nothing again."
     )
@@ -127,6 +189,12 @@ class Experiment(Section):
     def _check(self) -> "Experiment":
         if self.capture.mode != "full" and not self.generation.save_logits:
             raise Problem("capture.mode", self.capture.mode, "it needs generation.save_logits: true")
+        for name in self.groups:
+            if not GROUP.fullmatch(name):
+                raise Problem("groups", name, "name it with letters, digits, _ and - alone, for it names a figure")
+        for key, value in (("plots.colour", self.plots.colour), ("plots.panels", self.plots.panels)):
+            if value is not None and value not in self.sweep:
+                raise Problem(key, value, f"it must be a swept key: {', '.join(self.sweep) or 'nothing is swept'}")
         settings = self.generation
         bound, key = settings.max_tokens, "max_tokens"
         if settings.timesteps < bound and "generation.policy" not in self.sweep:
@@ -144,7 +212,7 @@ class Selection(Section):
 
 
 # Sections that change no run: what is made of the triples later.
-LATER_SECTIONS = {"divergence", "plots", "explorer", "tables"}
+LATER_SECTIONS = {"divergence", "plots", "explorer", "groups", "tables"}
 
 
 class Run(NamedTuple):
@@ -392,5 +460,6 @@ def _number(text: str, kind: str) -> str | None:
 
 def _known_keys(kind: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
-        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
+        # Of a dict of sections `part` is a key.
+        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation  # type: ignore[assignment]
     return list(kind.model_fields)

@@ -1,7 +1,9 @@
 """From the triple of a run to its table and its candidates: every prediction against the final one of its position."""
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,18 +11,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from horizons.columns import LOWER_BOUND, NUMBERS, table_columns
+from horizons.columns import END_OF_TEXT, OTHER_SPECIAL, TEXT, table_columns
 from horizons.errors import UserError
-from horizons.keep import Entries, Measured, keep_of
+from horizons.keep import Entries, Keep, Measured, keep_of
 from horizons.memory import hold_freed_memory
+from horizons.numbers import Number
+from horizons.numbers.own import load_numbers
 from horizons.progress import progress
 from horizons.store.custody import write_record
 from horizons.store.files import fingerprint, reading, run_number
 from horizons.store.reader import Triple, open_triple
 from horizons.store.streams import write_members
-from horizons.store.tables import write_table
+from horizons.store.tables import field_text, write_table
 from horizons.store.verify import PassingChecksum, verify_checksums
 from horizons.validation import require_validated
+
+logger = logging.getLogger(__name__)
 
 
 class MeasuredSample(NamedTuple):
@@ -32,17 +38,19 @@ class MeasuredSample(NamedTuple):
     measured: Measured
 
 
-def measure_divergence(results_file: str | Path, device: str = "cpu") -> pd.DataFrame:
+def measure_divergence(results_file: str | Path, device: str = "cpu", numbers: Sequence[str] = ()) -> pd.DataFrame:
     """Compare every entry of a run with the final prediction of its position, its horizon 1 entry.
 
     Gives one row an entry, in entry order: divergences and entropy in nats, margin in logits, agreements and
     probabilities in [0, 1], ranks from 0. Where the k largest logits were kept, the columns that are lower bounds of
     their numbers say so by their names; where the statistics were kept, they are those. `device` is where whole
-    logits are compared. Raises UserError.
+    logits are compared, `numbers` are a user's own, as `divergence.numbers` names them. Of special tokens only those
+    are known that the results name, the end of the text and the mask. Raises UserError.
     """
     require_device(device)
     triple = open_triple(results_file)
-    return table_of(triple, list(measure_samples(triple, device)))
+    own = own_numbers(triple, numbers)
+    return table_of(triple, list(measure_samples(triple, device, own=own)), own)
 
 
 def write_divergence(
@@ -52,6 +60,7 @@ def write_divergence(
     candidates_file: Path,
     record_file: Path,
     device: str = "cpu",
+    numbers: Sequence[str] = (),
 ) -> None:
     """Measure a run once; write its table, its candidates, and the record of what they were made of.
 
@@ -59,7 +68,7 @@ def write_divergence(
     a checksum and no second pass: the logits of a sample are read for it just before they are measured.
     """
     # Here, for who measures logits alone has no use for a tokenizer.
-    from horizons.models.token_texts import load_text_tokenizer
+    from horizons.models.token_texts import load_text_tokenizer, special_token_ids
 
     require_device(device)
     made_of = require_validated(results_file, validation)
@@ -68,20 +77,54 @@ def write_divergence(
     tokenizer = load_text_tokenizer(
         model["name"], triple.results["environment"]["model"]["revision"], model["trust_remote_code"]
     )
-    samples = list(measure_unchanged(triple, device))
-    write_table(table_of(triple, samples), table_file)
+    own = own_numbers(triple, numbers)
+    samples = list(measure_unchanged(triple, device, own))
+    special_ids = special_token_ids(tokenizer)
+    write_table(table_of(triple, samples, own, special_ids), table_file)
     head = candidates_head(triple, samples, tokenizer)
     write_members(candidates_file, head, "samples", map(candidates_of_sample, samples))
     made_of[validation] = fingerprint(validation)
-    write_record(record_file, "divergence", [table_file, candidates_file], made_of)
+    described = [number.describe(triple.vocab_size) for number in keep_for(triple, own).own]
+    write_record(record_file, "divergence", [table_file, candidates_file], made_of, described)
 
 
-def measure_unchanged(triple: Triple, device: str = "cpu") -> Iterator[MeasuredSample]:
+def own_numbers(triple: Triple, names: Sequence[str]) -> list[Number]:
+    """A user's own numbers, as `divergence.numbers` names them.
+
+    Those that the k largest logits do not tell are left out of a run that kept no more, which is said in the log. Where
+    the numbers alone were kept they must be those that were measured then. Raises UserError.
+    """
+    own = load_numbers(names, table_columns(bounded=False))
+    if triple.mode == "top_k":
+        for number in own:
+            if number.top_k is None:
+                logger.warning(
+                    "%s: %s is left out, for capture.mode is top_k and it gives no bound", number.file, number.name
+                )
+    if triple.mode == "statistics":
+        measured = {each["name"]: each["sha256"] for each in triple.saved["capture"].get("numbers", [])}
+        for number in own:
+            if measured.get(number.name) != number.sha256:
+                found = "an earlier content of that file" if number.name in measured else "no such number"
+                raise UserError(
+                    f"{triple.results_file}: was generated with {found} for {number.name}, and capture.mode statistics "
+                    f"kept no logits to measure it from; put {number.file} back as it was, or remove the results and "
+                    "run again"
+                )
+    return own
+
+
+def keep_for(triple: Triple, own: Sequence[Number]) -> Keep:
+    """The capture mode of a run, which measures a user's `own` numbers, too."""
+    return keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype, own)
+
+
+def measure_unchanged(triple: Triple, device: str = "cpu", own: Sequence[Number] = ()) -> Iterator[MeasuredSample]:
     """As `measure_samples`; raises UserError, at the end, where the logits are not those that were written."""
     with reading(triple.logits_file):
         checksum = PassingChecksum(triple)
     try:
-        yield from measure_samples(triple, device, checksum.add)
+        yield from measure_samples(triple, device, checksum.add, own)
     except UserError:
         raise
     except Exception:
@@ -92,14 +135,17 @@ def measure_unchanged(triple: Triple, device: str = "cpu") -> Iterator[MeasuredS
 
 
 def measure_samples(
-    triple: Triple, device: str = "cpu", before: Callable[[int], object] | None = None
+    triple: Triple,
+    device: str = "cpu",
+    before: Callable[[int], object] | None = None,
+    own: Sequence[Number] = (),
 ) -> Iterator[MeasuredSample]:
     """Measure the samples of a run one after the other; of whole logits none is read twice. Raises UserError.
 
     `before` is called with the number of each sample before it is measured.
     """
     hold_freed_memory()
-    keep = keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype)
+    keep = keep_for(triple, own)
     mask = triple.saved.get("mask_token_id")
     if not triple.num_samples:
         raise UserError(f"{triple.results_file}: has no samples")
@@ -120,27 +166,52 @@ def require_device(device: str) -> None:
         raise UserError(f"divergence.device is {device!r}; this machine has no CUDA device")
 
 
-def table_of(triple: Triple, samples: Iterable[MeasuredSample]) -> pd.DataFrame:
-    """The divergence table of a run, one row an entry."""
+def table_of(
+    triple: Triple,
+    samples: Iterable[MeasuredSample],
+    own: Sequence[Number] = (),
+    special_ids: Collection[int] = frozenset(),
+) -> pd.DataFrame:
+    """The divergence table of a run, one row an entry, with a user's `own` numbers.
+
+    `special_ids` are special tokens beside those it names itself. What prompt lines have of further keys is in the last
+    columns, as text. Raises UserError where such a key is the name of a number.
+    """
+    keep = keep_for(triple, own)
+    fields = fields_of(triple)
+    for number in own:
+        if number.name in fields:
+            raise UserError(f"{number.file}: {number.name} is a key of the prompts already; rename one of them")
     eos_token_ids = triple.saved.get("eos_token_ids", [])
+    if "mask_token_id" in triple.saved:
+        special_ids = {*special_ids, triple.saved["mask_token_id"]}
     tables = []
     for sample in samples:
         end = end_position(triple.committed(sample.sample_idx), eos_token_ids)
         numbers = {
-            name: sample.measured.numbers[name].astype(np.int64) if number.whole else sample.measured.numbers[name]
-            for name, number in NUMBERS.items()
+            number.column(keep.bounded): sample.measured.numbers[number.name].astype(
+                np.int64 if number.whole else np.float64
+            )
+            for number in keep.numbers
         }
         table = sample.metadata.assign(
             after_eos=sample.entries.positions > end,
+            special=kinds_of(sample.entries.token_ids, eos_token_ids, special_ids),
+            matched=matched(sample.entries, triple.horizons),
             final_token_id=sample.entries.token_ids,
             top1_token_id=sample.measured.token_ids[:, 0].astype(np.int64),
             **numbers,
+            **{name: values[sample.sample_idx] for name, values in fields.items()},
         )
         tables.append(table)
     table = pd.concat(tables, ignore_index=True).assign(run=run_number(triple.results_file))
-    bounded = keep_of(triple.mode, triple.k, triple.vocab_size, triple.dtype).bounded
-    names = {name: name + LOWER_BOUND for name, number in NUMBERS.items() if number.bounded} if bounded else {}
-    return table.rename(columns=names)[table_columns(bounded)]
+    return table[[*table_columns(keep.bounded, keep.own), *fields]]
+
+
+def fields_of(triple: Triple) -> dict[str, list[str]]:
+    """By name what each sample has of the further keys of the prompt lines, as text, empty where it lacks one."""
+    outputs = [output.get("fields", {}) for output in triple.results["outputs"]]
+    return {name: [field_text(output.get(name)) for output in outputs] for name in dict.fromkeys(chain(*outputs))}
 
 
 def candidates_of(triple: Triple, samples: Sequence[MeasuredSample], tokenizer: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -153,8 +224,11 @@ def candidates_head(triple: Triple, samples: Sequence[MeasuredSample], tokenizer
 
     Gives `choice_margins`, a list a sample: for each final prediction the difference of the two largest logits but the
     mask token's, None where infinite; and `token_texts`, the text of each id that occurs among the candidates, in a
-    prompt or in an output. `tokenizer` is that of the run's model.
+    prompt or in an output, and `token_classes` its class. `tokenizer` is that of the run's model.
     """
+    from horizons.models.token_texts import special_token_ids
+    from horizons.token_classes import token_classes
+
     occurring: set[int] = set()
     margins = []
     for sample in samples:
@@ -162,10 +236,14 @@ def candidates_head(triple: Triple, samples: Sequence[MeasuredSample], tokenizer
         margins.append([float(f"{margin:.9g}") if math.isfinite(margin) else None for margin in of_finals])
         output = triple.results["outputs"][sample.sample_idx]
         occurring.update(np.unique(sample.measured.token_ids).tolist(), output["prompt_ids"], output["output_ids"])
+    texts = {token_id: token_text(tokenizer, token_id) for token_id in sorted(occurring)}
+    special_ids = {*special_token_ids(tokenizer), *triple.saved.get("eos_token_ids", [])}
+    classes = token_classes(tokenizer, texts, special_ids)
     return {
         "run": run_number(triple.results_file),
         "choice_margins": margins,
-        "token_texts": {str(token_id): token_text(tokenizer, token_id) for token_id in sorted(occurring)},
+        "token_texts": {str(token_id): text for token_id, text in texts.items()},
+        "token_classes": {str(token_id): kind for token_id, kind in classes.items()},
     }
 
 
@@ -178,6 +256,18 @@ def candidates_of_sample(sample: MeasuredSample) -> dict[str, Any]:
         "token_ids": sample.measured.token_ids.tolist(),
         "probabilities": [[round(value, 6) for value in row] for row in sample.measured.probabilities.tolist()],
     }
+
+
+def kinds_of(token_ids: np.ndarray, eos_token_ids: Collection[int], special_ids: Collection[int]) -> np.ndarray:
+    """What kind of token each is, (n,) -> (n,): TEXT, END_OF_TEXT or OTHER_SPECIAL."""
+    other = np.where(np.isin(token_ids, list(special_ids)), OTHER_SPECIAL, TEXT)
+    return np.where(np.isin(token_ids, list(eos_token_ids)), END_OF_TEXT, other)
+
+
+def matched(entries: Entries, horizons: Collection[int]) -> np.ndarray:
+    """Whether the position of each entry has entries of all these horizons, (n,)."""
+    count = np.bincount(entries.positions[np.isin(entries.horizons, list(horizons))])
+    return count[entries.positions] == len(horizons)
 
 
 def end_position(token_ids: list[int], eos_token_ids: list[int]) -> int:

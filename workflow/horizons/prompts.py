@@ -1,15 +1,18 @@
-"""The prompts of a dataset: JSONL, one object a line, checked line by line. No torch."""
+"""The prompts of a dataset: JSONL, one object a line, checked line by line; or plain text, or CSV. No torch."""
 
 import codecs
 import difflib
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from horizons.columns import table_columns
 from horizons.config import Dataset, Experiment, Run, describe_point, expand_runs, pool_seeds
 from horizons.errors import UserError
 from horizons.generation import Generation
+from horizons.plain_prompts import as_json_lines
 from horizons.scoring import problem_of
 from horizons.strict_json import parse_json, shorten
 
@@ -28,6 +31,7 @@ class Prompt(NamedTuple):
     continuation: str | None = None  # a text whose predictions are asked for
     trace: list[Step] | None = None  # of another decoder; positions from the end of the prompt on
     score: str | None = None  # the rule by which its answer is scored, where that is not its task's
+    fields: dict[str, Any] | None = None  # its further keys, which are carried through to results and tables
 
     def given_text(self, settings: Generation) -> str | None:
         """The text that is revealed instead of tokens that the model chooses; None where nothing is given."""
@@ -37,12 +41,18 @@ class Prompt(NamedTuple):
 KEYS = ("id", "messages", "prompt", "prompt_ids", "label", "task", "continuation", "trace", "score")  # of a line
 
 
+LINE = 'a line of .jsonl is an object such as {"id": "one", "prompt": "The capital of France is"}'
+FIELD = re.compile(r"[A-Za-z]\w*")  # a further key, which becomes a column
+RESERVED = {*table_columns(bounded=False), *table_columns(bounded=True), "group", "value", "samples"}
+
+
 class PromptFacts(NamedTuple):
     """What is asked of the prompts of a dataset before any is run."""
 
     ids: tuple[str, ...]
     longest: int  # tokens of the longest prompt at most: as many as its text has bytes
     labelled: bool  # whether any has a label
+    fields: frozenset[str]  # further keys of the lines
     first_without: dict[str, int]  # for a key of a prompt line that is lacking, or empty, the first such line
 
 
@@ -70,6 +80,7 @@ def _read_facts(dataset: Dataset, _time: int, _size: int) -> PromptFacts:
         ids=tuple(prompt.id for _, prompt in numbered),
         longest=max(_most_tokens(prompt) for _, prompt in numbered),
         labelled=any(prompt.label is not None for _, prompt in numbered),
+        fields=frozenset(key for _, prompt in numbered for key in prompt.fields or ()),
         first_without=first_without,
     )
 
@@ -106,7 +117,7 @@ def _numbered_prompts(dataset: Dataset) -> list[tuple[int, Prompt]]:
     lines = _read_lines(path)
     prompts: list[tuple[int, Prompt]] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(as_json_lines(path, lines), start=1):
         if not line.strip() or (number == 1 and _read_header(line, str(path)) is not None):
             continue
         prompt = _parse(line, f"{path}: line {number}")
@@ -188,6 +199,18 @@ def require_samples(experiment: Experiment, source: str) -> list[str]:
     return experiment.plots.samples or ids[:1]
 
 
+def require_fields(experiment: Experiment, source: str) -> None:
+    """Raise UserError, naming `source`, for a group by a key that no prompt line of the experiment has."""
+    known = frozenset[str]().union(*(prompt_facts(run.config.dataset).fields for run in expand_runs(experiment)))
+    for name, group in experiment.groups.items():
+        if group.prompt is not None and group.prompt not in known:
+            there = ", ".join(sorted(known)) or "none"
+            raise UserError(
+                f"{source}: groups.{name}.prompt is {group.prompt!r}, a key that no prompt line has beside the known "
+                f"ones; there are: {there}"
+            )
+
+
 def compares_speed(runs: Iterable[Run]) -> bool:
     """Whether runs may differ in speed, by their order or their guidance, and have scores to set against it.
 
@@ -225,12 +248,12 @@ def _parse(line: bytes, where: str) -> Prompt:
     try:
         content = parse_json(line)
     except ValueError as error:
-        raise UserError(f"{where}: not a JSON object in UTF-8: {error}") from error
+        raise UserError(f"{where}: not a JSON object in UTF-8: {error}; {LINE}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{where}: not a JSON object but {type(content).__name__}")
-    unknown = sorted(set(content) - set(KEYS))
-    if unknown:
-        raise UserError(f"{where}: {shorten(unknown[0])} is not a known key; known are {', '.join(KEYS)}")
+        raise UserError(f"{where}: not a JSON object but {type(content).__name__}; {LINE}")
+    fields = {key: value for key, value in content.items() if key not in KEYS}
+    for key in fields:
+        _check_field(key, where)
     if not isinstance(content.get("id"), str) or not content["id"]:
         raise UserError(f"{where}: id is {shorten(content.get('id'))}; it must be a string that is not empty")
     for key in ("label", "task", "continuation", "score"):
@@ -252,7 +275,8 @@ def _parse(line: bytes, where: str) -> Prompt:
         raise UserError(f"{where}: prompt_ids is {shorten(token_ids)}; it must be a list of at least one token id")
     trace = None if content.get("trace") is None else _read_trace(content["trace"], where)
     texts = (content.get(key) for key in ("id", "messages", "prompt", "label", "task"))
-    return Prompt(*texts, token_ids, content.get("continuation"), trace, content.get("score"))
+    score = content.get("score")
+    return Prompt(*texts, token_ids, content.get("continuation"), trace, score, fields or None)
 
 
 def _check_score(rule: str, label: str | None, where: str) -> None:
@@ -260,6 +284,19 @@ def _check_score(rule: str, label: str | None, where: str) -> None:
         raise UserError(f"{where}: score is {shorten(rule)}; {problem}")
     if label is None:
         raise UserError(f"{where}: score is {shorten(rule)}, and there is no label; add it, or remove score")
+
+
+def _check_field(key: str, where: str) -> None:
+    """Raise UserError for a further key of a prompt line that is a known one misspelled, or can't be a column."""
+    if key == "source":
+        raise UserError(f"{where}: 'source' is not a known key of a prompt; it stands in the first line, alone")
+    close = difflib.get_close_matches(key.lower(), KEYS, n=1, cutoff=0.8)
+    if close:
+        raise UserError(f"{where}: {shorten(key)} is not a known key; did you mean {close[0]}?")
+    if not FIELD.fullmatch(key):
+        raise UserError(f"{where}: {shorten(key)} can't be the name of a column; rename it with letters, digits and _")
+    if key.lower() in RESERVED:
+        raise UserError(f"{where}: {shorten(key)} is a column of the tables already; rename it")
 
 
 def _are_numbers(values: Any) -> bool:  # noqa: ANN401, from JSON

@@ -6,13 +6,14 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from horizons.columns import table_columns
 from horizons.config import Run
 from horizons.decode.batch_size import batch_size_of
 from horizons.decode.batches import decode_in_batches
@@ -28,6 +29,7 @@ from horizons.keep import Keep, keep_of
 from horizons.memory import hold_freed_memory
 from horizons.models import load_model
 from horizons.models.base import CheckpointModel
+from horizons.numbers.own import load_numbers
 from horizons.prompts import Prompt, load_prompts, require_tokens, source_of
 from horizons.requests import Asked, ask
 from horizons.schedule import check_blocks, check_canvas, most_entries
@@ -63,16 +65,17 @@ class Job(NamedTuple):
         return self.asked.requests
 
 
-def generate_run(run: Run, results_file: Path) -> None:
+def generate_run(run: Run, results_file: Path, numbers: Sequence[str] = ()) -> None:
     """Generate for the prompts of one run and write its files: the triple, or without save_logits the results alone.
 
+    `numbers` are a user's own, as `divergence.numbers` names them, which capture mode `statistics` measures here.
     Where an earlier job of the same run was killed, it goes on from the last finished batch, to the same bytes.
     Raises UserError for a config, prompt or checkpoint that can't be used, before anything is generated.
     """
     results_file.parent.mkdir(parents=True, exist_ok=True)
     with run_lock(results_file):
         hold_freed_memory()
-        job = prepare(run)
+        job = prepare(run, numbers)
         if finished(results_file, job.identity):
             logger.info("%s: is finished", results_file)
             for left_behind in (journal_path(results_file), temporary_path(run_paths(results_file)[0])):
@@ -91,9 +94,10 @@ def generate_run(run: Run, results_file: Path) -> None:
             journal.remove()
 
 
-def prepare(run: Run) -> Job:
+def prepare(run: Run, numbers: Sequence[str] = ()) -> Job:
     """Load what a run needs, and check that it can be generated. Raises UserError."""
     config = run.config
+    own = load_numbers(numbers, table_columns(bounded=False)) if config.capture.mode == "statistics" else []
     require_tokens(config.dataset, config.generation)
     prompts = prompts_of_shard(load_prompts(config.dataset), run.shard, config.shards)
     model = load_model(**config.model.model_dump())
@@ -101,7 +105,7 @@ def prepare(run: Run) -> Job:
     check_canvas(config.generation, model.family.canvas_length)
     asked = ask(model, prompts, config)
     dtype = logits_dtype(config.generation.logits_dtype, model.dtype)
-    keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype)
+    keep = keep_of(config.capture.mode, config.capture.k, model.vocab_size, dtype, own)
     environment = describe_environment(model.device) | {"model": model.provenance}
     if source := source_of(config.dataset):
         environment["prompts"] = source
@@ -117,6 +121,7 @@ def prepare(run: Run) -> Job:
         "prompts": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         "model": {key: model.provenance[key] for key in ("revision", "checksum", "family", "dtype")},
         "packages": {package: environment["packages"][package] for package in COMPUTING_PACKAGES},
+        **({"numbers": {number.name: number.sha256 for number in own}} if own else {}),
         **({"noise": NOISE} if config.generation.draws else {}),
     }
     return Job(run, model, prompts, asked, generation, keep, environment, identity)
@@ -286,6 +291,8 @@ def _output(job: Job, record: Mapping[str, Any], sample: int) -> dict[str, Any]:
         "output_ids": output_ids,
         "nfe": record["forward_passes"],
     }
+    if prompt.fields:
+        output["fields"] = prompt.fields
     if not settings.is_left_to_right:
         output["trace"] = record["steps"]
     if settings.tokens == "given":

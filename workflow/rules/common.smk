@@ -21,12 +21,13 @@ from horizons.config import (
 )
 from horizons.errors import UserError
 from horizons.logs import INTERRUPTED
-from horizons.models.facts import checkpoint_files
+from horizons.models.facts import checkpoint_files, require_model_folder
+from horizons.numbers.own import changed_numbers, number_file, require_number_files
 from horizons.planning import memory_mb, missing_room, require_blocks, run_minutes
-from horizons.prompts import compares_speed, local_path, require_samples, shares_prompts
+from horizons.prompts import compares_speed, local_path, require_fields, require_samples, shares_prompts
 from horizons.recorded import difference, same_runs
 from horizons.store.aside import set_aside
-from horizons.store.custody import SEAL, NoRecord, change_since, read_sealed, record_of_run
+from horizons.store.custody import SEAL, NoRecord, change_since, own_numbers, read_sealed, record_of_run
 
 CONFIG = Path("config")
 
@@ -35,6 +36,9 @@ CONFIG = Path("config")
 localrules:
     plot,
     plot_any_order,
+    own_numbers,
+    groups,
+    plot_group,
     speed,
     explorer,
     compare,
@@ -59,6 +63,10 @@ def experiment_of(experiment: str) -> Experiment:
         if workflow.is_main_process:  # and not in each job's own Snakemake, which would read all prompts again
             require_samples(found, str(path))
             require_blocks(found, str(path))
+            for run in expand_runs(found):
+                require_model_folder(run.config.model, str(path))
+            require_fields(found, str(path))
+            require_number_files(found.divergence.numbers, str(path))
     except UserError as error:
         raise SystemExit(str(error)) from None
     return found
@@ -115,7 +123,7 @@ def validation_of(wildcards) -> str:
     stem = f"results/{wildcards.experiment}/{wildcards.run}"
     table, validation = Path(f"{stem}.divergence.csv"), Path(f"{stem}.validation.json")
     if looks_at_results():
-        if table.exists() and (found := change_since(record_of_run(table), "divergence")):
+        if table.exists() and (found := change_of_table(table, experiment_of(wildcards.experiment))):
             make_anew(table, found)
         if validation.exists() and (not table.exists() or str(table) in NOT_WHOLE):
             try:
@@ -123,6 +131,28 @@ def validation_of(wildcards) -> str:
             except NoRecord as error:
                 make_anew(validation, error.problem)
     return expand(pattern_of(rules.validate.output.report), **wildcards)[0]
+
+
+def change_of_table(table: Path, experiment: Experiment) -> str | None:
+    """What is no longer as the record beside a table says, a user's own numbers among it."""
+    record = record_of_run(table)
+    return change_since(record, "divergence") or changed_numbers(own_numbers(table), experiment.divergence.numbers)
+
+
+def groups_of(experiment: str) -> dict[str, dict]:
+    """The ways to divide entries that an experiment names, as plain types."""
+    return {name: group.model_dump() for name, group in experiment_of(experiment).groups.items()}
+
+
+def number_files(experiment: str) -> list[str]:
+    """The files of a user's own numbers."""
+    return [local(str(number_file(name))) for name in experiment_of(experiment).divergence.numbers]
+
+
+def measured_while_generating(wildcards) -> list[str]:
+    """The user's own numbers that a run measures while it generates, as it keeps no logits."""
+    names = experiment_of(wildcards.experiment).divergence.numbers
+    return names if run_of(wildcards).config.capture.mode == "statistics" else []
 
 
 def make_anew(path: Path, reason: str) -> None:
@@ -156,6 +186,12 @@ def is_left_to_right(experiment: str) -> bool:
     return all(run.config.generation.is_left_to_right for run in runs_of(experiment).values())
 
 
+def draws_tokens(experiment: str) -> bool:
+    """Whether some run of an experiment does not take the most probable token: it is drawn, guided or given."""
+    settings = (run.config.generation for run in runs_of(experiment).values())
+    return any(each.temperature > 0 or each.cfg_scale > 0 or each.tokens != "generated" for each in settings)
+
+
 def tables_of(wildcards, left_to_right: bool) -> list[str]:
     """The tables of all runs for the rule that draws experiments of this order; for the other a file that is not there.
 
@@ -172,13 +208,21 @@ def pages_of(wildcards) -> list[str]:
     drawn = rules.plot.output if is_left_to_right(wildcards.experiment) else rules.plot_any_order.output
     outputs = [*drawn, rules.explorer.output.page]
     outputs += rules.speed.output if has_speeds(wildcards.experiment) else []
+    outputs += rules.own_numbers.output if experiment_of(wildcards.experiment).divergence.numbers else []
     outputs += rules.compare.output if has_comparison(wildcards.experiment) else []
     outputs += rules.coherence.output if coherent_points_of(wildcards.experiment) else []
+    names = groups_of(wildcards.experiment)
+    outputs += [*rules.groups.output, *rules.plot_group.output] if names else []
     runs = []
     if experiment_of(wildcards.experiment).tables == "parquet":
         outputs += rules.parquet_comparison.output if has_comparison(wildcards.experiment) else []
         runs = of_all_runs(rules.parquet.output.table, wildcards.experiment)
-    return runs + [path for output in outputs for path in expand(pattern_of(output), experiment=wildcards.experiment)]
+    paths = (
+        path
+        for output in outputs
+        for path in expand(pattern_of(output), experiment=wildcards.experiment, group=names or [""])
+    )
+    return runs + list(dict.fromkeys(paths))
 
 
 @cache
@@ -345,11 +389,28 @@ onerror:
         sys.exit(INTERRUPTED)
 
 
-def figure(name: str, question: str) -> str:
-    """The PNG of a figure, with its place in the report."""
+def drawings(*names: str) -> dict:
+    """The files of figures beside their PNG: the other formats, and what each of them draws as a table."""
+    return {
+        ending: [f"results/{{experiment}}/plots/{name}.{ending}" for name in names] for ending in ("svg", "pdf", "csv")
+    }
+
+
+def captions(name: str) -> list:
+    """The captions of figures, for a paper."""
+    return [f"results/{{experiment}}/plots/{name}.{ending}" for ending in ("md", "tex")]
+
+
+def plots_of(experiment: str) -> dict:
+    """How the figures of an experiment are to look."""
+    return experiment_of(experiment).plots.model_dump()
+
+
+def figure(name: str, question: str, caption: str | None = None) -> str:
+    """The PNG of a figure, with its place in the report; the caption has the figure's name, if not another."""
     return report(
         f"results/{{experiment}}/plots/{name}.png",
-        caption=f"../report/{name}.rst",
+        caption=f"../report/{caption or name}.rst",
         category="{experiment}",
         subcategory="Figures",
         labels={"result": question},

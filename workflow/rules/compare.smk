@@ -13,6 +13,7 @@ rule compare:
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
     output:
+        **drawings("comparison"),
         table=report(
             "results/{experiment}/comparison.csv",
             caption="../report/comparison_table.rst",
@@ -21,7 +22,7 @@ rule compare:
             labels={"result": "Paired differences (CSV)"},
         ),
         png=figure("comparison", "8. Do the swept values differ?"),
-        svg="results/{experiment}/plots/comparison.svg",
+        captions=captions("comparison"),
     log:
         "logs/compare/{experiment}.log",
     benchmark:
@@ -30,5 +31,6 @@ rule compare:
         "../envs/horizons.yaml"
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
+        plots=lambda wildcards: plots_of(wildcards.experiment),
     script:
         "../scripts/compare.py"

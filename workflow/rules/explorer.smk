@@ -31,5 +31,6 @@ rule explorer:
     params:
         points=lambda wildcards: points_of(wildcards.experiment),
         samples=lambda wildcards: experiment_of(wildcards.experiment).explorer.samples,
+        groups=lambda wildcards: groups_of(wildcards.experiment),
     script:
         "../scripts/explorer.py"

@@ -32,6 +32,8 @@ rule generate:
         runtime=lambda wildcards, attempt: attempt * run_minutes(run_of(wildcards).config),
     params:
         run=lambda wildcards: run_of(wildcards).to_dict(),
+        # Measured here where the numbers alone are kept. Another file is another run; changed code is refused later.
+        numbers=lambda wildcards: measured_while_generating(wildcards),
     script:
         "../scripts/generate.py"
 

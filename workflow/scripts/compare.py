@@ -8,15 +8,19 @@ from horizons.logs import stage_log
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
         with loading():
+            from horizons.config import Plots, pool_seeds
             from horizons.report.comparison import compare
+            from horizons.report.labels import as_written
             from horizons.report.plots import draw_comparison
             from horizons.store.custody import check_inputs
             from horizons.store.tables import write_table
 
         tables, results = ([Path(path) for path in snakemake.input[name]] for name in ("tables", "results"))
         check_inputs([*tables, *results])
-        comparison = compare(tables, snakemake.params.points, results)
+        points, folder = snakemake.params.points, Path(snakemake.output.png).parent
+        comparison = compare(tables, points, results)
         draw_comparison(
-            comparison, snakemake.params.points, Path(snakemake.input.style), Path(snakemake.output.png).parent
+            comparison, points, Path(snakemake.input.style), folder, Plots.model_validate(snakemake.params.plots)
         )
-        write_table(comparison, Path(snakemake.output.table))
+        pooled = {run: pool_seeds(point) for run, point in points.items()}
+        write_table(as_written(comparison, pooled), Path(snakemake.output.table))

@@ -24,4 +24,5 @@ if __name__ == "__main__":
             Path(snakemake.output.candidates),
             Path(snakemake.output.record),
             snakemake.params.device,
+            snakemake.params.numbers,
         )

@@ -24,5 +24,6 @@ if __name__ == "__main__":
             candidates,
             {part: Path(snakemake.input[part]) for part in ("page", "style", "script")},
             snakemake.params.samples,
+            snakemake.params.groups,
         )
         write_text(Path(snakemake.output.page), page)

@@ -24,5 +24,5 @@ if __name__ == "__main__":
         torch.set_flush_denormal(True)
         results_file = Path(snakemake.output.results)
         take_back(results_file)
-        generate_run(run, results_file)
+        generate_run(run, results_file, snakemake.params.numbers)
         forget_aside(results_file)

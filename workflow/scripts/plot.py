@@ -8,6 +8,7 @@ from horizons.logs import stage_log
 if __name__ == "__main__":
     with stage_log(snakemake.log[0]):
         with loading():
+            from horizons.config import Plots
             from horizons.report.plots import draw
             from horizons.store.custody import check_inputs
 
@@ -22,4 +23,6 @@ if __name__ == "__main__":
             Path(snakemake.output[0]).parent,
             snakemake.threads,
             snakemake.params.left_to_right,
+            Plots.model_validate(snakemake.params.plots),
+            snakemake.params.drawn_tokens,
         )

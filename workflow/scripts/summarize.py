@@ -12,9 +12,10 @@ if __name__ == "__main__":
 
             from horizons.config import expand_runs, parse_experiment
             from horizons.recorded import require_recorded
+            from horizons.report.labels import as_written
             from horizons.report.pages import describe_runs, readable_summary, table_page
             from horizons.report.summary import summarize
-            from horizons.store.custody import check_inputs, write_record
+            from horizons.store.custody import check_inputs, own_numbers, write_record
             from horizons.store.files import fingerprint, write_text
             from horizons.store.tables import write_table
 
@@ -28,9 +29,10 @@ if __name__ == "__main__":
         experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
         require_recorded(results, expand_runs(experiment), source)
         made_of = check_inputs([*tables, *results, *candidates]) | {page: fingerprint(page) for page in pages}
-        summary = summarize(tables, snakemake.params.points, results, candidates, snakemake.threads)
+        points = snakemake.params.points
+        summary = as_written(summarize(tables, points, results, candidates, snakemake.threads), points)
         write_table(summary, summary_file)
         write_text(experiment_file, snakemake.params.experiment)
-        write_text(readable, table_page("Summary", readable_summary(summary)))
+        write_text(readable, table_page("Summary", readable_summary(summary, own_numbers(tables[0]))))
         write_text(provenance, table_page("Config and environment", describe_runs(results)))
         write_record(seal, "summary", [summary_file, experiment_file, readable, provenance], made_of)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from horizons.columns import NUMBERS
+from horizons.numbers import Number
 from horizons.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -28,20 +30,28 @@ class Measured(NamedTuple):
     `choice_margins` (num_entries,) are the differences of the two largest logits, the mask token's left out.
     """
 
-    numbers: dict[str, np.ndarray]  # those of `columns.NUMBERS`, in float64
+    numbers: dict[str, np.ndarray]  # those of `Keep.numbers`, in float64
     token_ids: np.ndarray
     probabilities: np.ndarray
     choice_margins: np.ndarray
 
 
 class Keep(ABC):
-    """One capture mode, of predictions over `vocab_size` tokens whose logits are saved, or measured, in `dtype`."""
+    """One capture mode, of predictions over `vocab_size` tokens whose logits are saved, or measured, in `dtype`.
+
+    `own` are a user's numbers, beside the built-in ones.
+    """
 
     mode: ClassVar[str]
     bounded: ClassVar[bool] = False  # some numbers can only be bounded from below
 
-    def __init__(self, vocab_size: int, dtype: str) -> None:
-        self.vocab_size, self.dtype = vocab_size, dtype
+    def __init__(self, vocab_size: int, dtype: str, own: Sequence[Number] = ()) -> None:
+        self.vocab_size, self.dtype, self.own = vocab_size, dtype, own
+
+    @property
+    def numbers(self) -> list[Number]:
+        """What can be told of an entry, in the order of the tables."""
+        return [*NUMBERS.values(), *self.own]
 
     @property
     def description(self) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class Full(Keep):
         from horizons.measure.choice import choice_margin
         from horizons.measure.sample import measure_sample
 
-        numbers, ids, probabilities, largest = measure_sample(fields["logits"], *entries, CANDIDATES, device)
+        numbers, ids, probabilities, largest = measure_sample(
+            fields["logits"], *entries, self.numbers, CANDIDATES, device
+        )
         margins = choice_margin(largest, ids, mask_token_id)
         return Measured(numbers, ids.numpy(), probabilities.numpy(), margins.numpy())
 

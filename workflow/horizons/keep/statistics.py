@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from horizons.columns import CANDIDATES, NUMBERS
+from horizons.columns import CANDIDATES
 from horizons.keep.base import Entries, Keep, Measured, first_row
 from horizons.store.layout import Field, Layout
 
@@ -24,12 +24,18 @@ class Statistics(Keep):
     mode = "statistics"
 
     @property
+    def description(self) -> dict[str, Any]:
+        """How the results of a run name it, and a user's numbers that were measured."""
+        own = [number.describe(self.vocab_size) for number in self.own]
+        return super().description | ({"numbers": own} if own else {})
+
+    @property
     def layout(self) -> Layout:
         """One tensor a number."""
         shown = min(CANDIDATES, self.vocab_size)
         return Layout(
             [
-                *(Field(name, "float32", ()) for name in NUMBERS),
+                *(Field(number.name, "float32", ()) for number in self.numbers),
                 Field("token_ids", "int32", (shown,)),
                 Field("probabilities", "float32", (shown,)),
             ]
@@ -39,7 +45,7 @@ class Statistics(Keep):
         """The numbers of the logits as they would have been saved, a block of commits after the other."""
         import torch
 
-        from horizons.measure.exact import prepare
+        from horizons.measure.exact import Block, prepare
         from horizons.measure.sample import BLOCK_SIZE, numbers_of, top_probabilities
 
         dtype = getattr(torch, self.dtype)
@@ -53,7 +59,8 @@ class Statistics(Keep):
             for horizon in sorted(predictions):
                 prepared = prepare(predictions[horizon][block].to(dtype), looks)
                 finals = prepared if finals is None else finals
-                numbers = numbers_of(prepared, finals, token_ids[block], horizon, looks)
+                block_of = Block(prepared, finals, token_ids[block], looks)
+                numbers = numbers_of(self.numbers, block_of, horizon)
                 blocks[horizon].append(
                     {name: values.float() for name, values in numbers.items()}
                     | {
@@ -72,7 +79,7 @@ class Statistics(Keep):
         """What was measured."""
         from horizons.measure.choice import choice_margin_of_probabilities
 
-        numbers = {name: fields[name].double().numpy() for name in NUMBERS}
+        numbers = {number.name: fields[number.name].double().numpy() for number in self.numbers}
         ids, probabilities = fields["token_ids"], fields["probabilities"]
         margins = choice_margin_of_probabilities(fields["margin"], probabilities, ids, mask_token_id)
         return Measured(numbers, ids.numpy(), probabilities.numpy(), margins.numpy())
@@ -82,10 +89,12 @@ class Statistics(Keep):
     ) -> Iterator[tuple[int, str]]:
         """Numbers out of their range, and what contradicts that a final prediction is compared with itself."""
         final = entries.horizons == 1
-        for name, number in NUMBERS.items():
-            values, highest = fields[name], number.highest(self.vocab_size)
-            for row in first_row(~((values >= 0) & (values <= highest + ROUNDING))):
-                yield row, f"{name} is {values[row]}; expected 0 to {'infinity' if np.isinf(highest) else highest}"
+        for number in self.numbers:
+            name, (lowest, highest) = number.name, number.limits(self.vocab_size)
+            values = fields[name]
+            for row in first_row(~((values >= lowest) & (values <= highest + ROUNDING))):
+                limits = " to ".join("infinity" if np.isinf(limit) else f"{limit:g}" for limit in (lowest, highest))
+                yield row, f"{name} is {values[row]}; expected {limits}"
             if number.at_final is not None:
                 for row in first_row(final & ~(np.abs(values - number.at_final) <= ROUNDING)):
                     yield row, f"{name} is {values[row]}; expected {number.at_final:g} for a final prediction"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from horizons.columns import CANDIDATES
 from horizons.errors import UserError
 from horizons.keep.base import Entries, Keep, Measured, first_row
+from horizons.numbers import Number
 from horizons.store.layout import Field, Layout
 from horizons.strict_json import shorten
 
@@ -25,10 +26,10 @@ class TopLogits(Keep):
     mode = "top_k"
     bounded = True
 
-    def __init__(self, vocab_size: int, dtype: str, k: int) -> None:
+    def __init__(self, vocab_size: int, dtype: str, k: int, own: Sequence[Number] = ()) -> None:
         if k >= vocab_size:
             raise UserError(f"capture.k is {k}; the model's vocabulary has {vocab_size}, use capture.mode: full")
-        super().__init__(vocab_size, dtype)
+        super().__init__(vocab_size, dtype, [number for number in own if number.top_k is not None])
         self._k = k
 
     @property
@@ -67,19 +68,18 @@ class TopLogits(Keep):
         """Compare what is known of the predictions: some numbers are lower bounds."""
         import torch
 
-        from horizons.measure.bounds import TopK, compare_top_k, describe_top_k
+        from horizons.measure.bounds import TopBlock, TopK
         from horizons.measure.choice import choice_margin
         from horizons.measure.sample import final_rows
 
         predictions = TopK(**fields)
         finals = predictions.rows(torch.from_numpy(final_rows(entries.horizons, entries.positions)[entries.positions]))
         committed = torch.from_numpy(entries.token_ids)
-        numbers = compare_top_k(predictions, finals, committed) | describe_top_k(predictions)
-        probabilities = (predictions.logits[:, :CANDIDATES].double() - predictions.logsumexp[:, None]).exp()
+        block = TopBlock(predictions, finals, committed, self.vocab_size)
         return Measured(
-            {name: values.numpy() for name, values in numbers.items()},
+            {number.name: number.top_k(block).numpy() for number in self.numbers},
             predictions.token_ids[:, :CANDIDATES].numpy(),
-            probabilities.numpy(),
+            block.probabilities[:, :CANDIDATES].numpy(),
             choice_margin(predictions.logits, predictions.token_ids, mask_token_id).numpy(),
         )
 

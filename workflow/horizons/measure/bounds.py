@@ -8,11 +8,13 @@ lower bounds of the true ones. All in float64, in nats.
 """
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
-from horizons.columns import CANDIDATES
+from horizons.measure import CANDIDATES
 from horizons.measure.definitions import sorted_ids
 from horizons.measure.exact import largest_of_all
 
@@ -112,41 +114,67 @@ def _logsumexp(logits: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     return sums.log_().add_(largest)
 
 
-def describe_top_k(predictions: TopK) -> dict[str, torch.Tensor]:
-    """What n predictions say by themselves and of the tokens committed: each number (n,).
+class TopBlock:
+    """n predictions, the final predictions of their positions, and the tokens committed there, each known in part.
 
-    entropy and final_token_rank are lower bounds; the rank is exact where the committed token is among the k.
+    What a number may ask for, by the names in `OFFERS`: `p` and `q`, both distributions over few outcomes (n, k + 3),
+    see the head of this file; `logits` and `probabilities` (n, k), the largest, largest first, their `top_ids`, and the
+    `final_top_ids` of the final predictions; `committed_logit`, `logsumexp` and `token_ids` (n,). All in float64.
     """
-    logits = predictions.logits.double()
-    p = (logits - predictions.logsumexp[:, None]).exp()
-    tail = _left_over(p)
-    committed = predictions.committed_logit.double()
-    return {
-        "entropy": -(torch.xlogy(p, p).sum(-1) + torch.xlogy(tail, tail)),
-        "confidence": p[:, 0],
-        "margin": logits[:, 0] - logits[:, 1],
-        "final_token_probability": (committed - predictions.logsumexp).exp(),
-        "final_token_rank": (logits > committed[:, None]).sum(-1),
-        "surprisal": (predictions.logsumexp - committed).clamp(min=0.0),
-    }
 
+    OFFERS = (
+        *("p", "q", "logits", "probabilities", "top_ids", "final_top_ids"),
+        *("committed_logit", "logsumexp", "token_ids"),
+    )
 
-def compare_top_k(predictions: TopK, finals: TopK, committed: torch.Tensor) -> dict[str, torch.Tensor]:
-    """n predictions with the n final predictions of their positions, committed token ids (n,): each number (n,).
+    def __init__(self, predictions: TopK, finals: TopK, token_ids: torch.Tensor, vocab_size: int) -> None:
+        self.predictions, self.finals, self.token_ids = predictions, finals, token_ids
+        self.vocab_size = vocab_size
+        self.logits, self.logsumexp = predictions.logits.double(), predictions.logsumexp
+        self.committed_logit = predictions.committed_logit.double()
+        self.probabilities = (self.logits - self.logsumexp[:, None]).exp()
+        self.top_ids, self.final_top_ids = predictions.token_ids, finals.token_ids
 
-    kl, kl_reverse and js are lower bounds, the better of two: with the tokens that only the one keeps in a lump of
-    their own, or those that only the other does. The agreements are exact.
-    """
-    p, q = _outcomes(predictions, finals, committed)
-    q_again, p_again = _outcomes(finals, predictions, committed)
-    first, second = predictions.token_ids[:, :CANDIDATES], finals.token_ids[:, :CANDIDATES]
-    return {
-        "kl": torch.maximum(_kl(p, q), _kl(p_again, q_again)),
-        "kl_reverse": torch.maximum(_kl(q, p), _kl(q_again, p_again)),
-        "js": torch.maximum(_js(p, q), _js(p_again, q_again)).clamp(max=math.log(2)),
-        "top1_agreement": (first[:, 0] == second[:, 0]).double(),
-        "top5_agreement": (first[:, :, None] == second[:, None, :]).any(-1).double().mean(-1),
-    }
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @cached_property
+    def outcomes(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        """`p` and `q` twice: the tokens that only the one keeps in a lump, or those that only the other does."""
+        q_again, p_again = _outcomes(self.finals, self.predictions, self.token_ids)
+        return _outcomes(self.predictions, self.finals, self.token_ids), (p_again, q_again)
+
+    @property
+    def p(self) -> torch.Tensor:
+        """The probabilities of the outcomes by the predictions."""
+        return self.outcomes[0][0]
+
+    @property
+    def q(self) -> torch.Tensor:
+        """The probabilities of the outcomes by the final predictions."""
+        return self.outcomes[0][1]
+
+    def larger(self, divergence: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The better of the two lower bounds (n,) that the two `outcomes` give of a divergence."""
+        return torch.maximum(*(divergence(p, q) for p, q in self.outcomes))
+
+    def entropy(self) -> torch.Tensor:
+        """The entropy (n,), all tokens that are not among the k taken as one."""
+        p, tail = self.probabilities, _left_over(self.probabilities)
+        return -(torch.xlogy(p, p).sum(-1) + torch.xlogy(tail, tail))
+
+    @staticmethod
+    def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """KL(p || q) over outcomes (n, m), the last of them all others -> (n,). Infinite where p has what q has not."""
+        # What the others lack by rounding must not count as no weight at all.
+        q = torch.cat([q[:, :-1], q[:, -1:].clamp(min=NO_MASS)], -1)
+        return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1).clamp(min=0.0)
+
+    @classmethod
+    def js(cls, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """Jensen-Shannon divergence over outcomes (n, m) -> (n,)."""
+        middle = (p + q) / 2
+        return (cls.kl(p, middle) + cls.kl(q, middle)) / 2
 
 
 def _outcomes(one: TopK, other: TopK, committed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,16 +207,3 @@ def _left_over(probabilities: torch.Tensor) -> torch.Tensor:
     """The mass that n sets of probabilities (n, m) leave over."""
     left = 1 - probabilities.sum(-1)
     return left.masked_fill(left < NO_MASS, 0.0)
-
-
-def _kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) over outcomes (n, m), the last of them all others -> (n,). Infinite where p has what q has not."""
-    # What the others lack by rounding must not count as no weight at all.
-    q = torch.cat([q[:, :-1], q[:, -1:].clamp(min=NO_MASS)], -1)
-    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1).clamp(min=0.0)
-
-
-def _js(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Jensen-Shannon divergence over outcomes (n, m) -> (n,)."""
-    middle = (p + q) / 2
-    return (_kl(p, middle) + _kl(q, middle)) / 2

@@ -1,15 +1,17 @@
-"""The numbers that compare predictions, all at once, on tensors of logits: in float32, intermediate results shared.
+"""What the numbers of a block of predictions are made of: tensors of logits in float32, intermediate results shared.
 
 What the numbers are is said in `definitions`; the tests hold the two to each other within 1e-5.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 
-from horizons.columns import CANDIDATES
-from horizons.measure.definitions import entropy, js_divergence, kl_divergence, sorted_ids
+from horizons.measure import CANDIDATES, definitions
+from horizons.measure.definitions import entropy, sorted_ids
 
 # How many of the largest logits `top_candidates` looks at; more than are kept, to see ties.
 SEARCHED = 16
@@ -24,8 +26,9 @@ IMPOSSIBLE = torch.finfo(torch.float32).min
 
 
 class Prepared(NamedTuple):
-    """n predictions, and what their comparisons share. Logits are centred: the largest of a row is 0."""
+    """n predictions, and what their numbers share. `logits` are centred: the largest of a row is 0."""
 
+    given: torch.Tensor  # (n, vocab_size), as they are stored
     logits: torch.Tensor  # (n, vocab_size)
     probabilities: torch.Tensor  # (n, vocab_size)
     log_normalizer: torch.Tensor  # (n,), the logsumexp of the centred logits
@@ -40,7 +43,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(logits: torch.Tensor, looks: bool = True) -> Prepared:
-    """Logits (n, vocab_size) of any dtype, taken in float32 -> what `describe` and `compare` need of them.
+    """Logits (n, vocab_size) of any dtype, taken in float32 -> what their numbers are made of.
 
     With `looks` rows that the fast ways are not right for are found and done otherwise; a GPU has to be waited for to
     look. Without, ways are taken that are right for all rows: as exact, but for rounding where a logit is -inf.
@@ -58,61 +61,81 @@ def prepare(logits: torch.Tensor, looks: bool = True) -> Prepared:
     spread = log_normalizer - _dot(probabilities, centred, scratch)
     if looks:
         spread = _recompute(spread, lambda rows: entropy(logits[rows]))
-    return Prepared(centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids, scratch)
+    return Prepared(logits, centred, probabilities, log_normalizer, spread.clamp(min=0.0), top_logits, top_ids, scratch)
 
 
-def describe(predictions: Prepared, token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What n predictions say by themselves and of the tokens committed, token_ids (n,): each number (n,)."""
-    chosen = predictions.logits.gather(-1, token_ids[:, None])
-    # Compared into numbers, for comparing into bool and adding it up are both several times slower on a CPU.
-    above = torch.gt(predictions.logits, chosen, out=predictions.scratch)
-    best = predictions.top_logits
-    return {
-        "entropy": predictions.entropy,
-        "confidence": (-predictions.log_normalizer).exp(),
-        "margin": best[:, 0] - best[:, 1] if best.shape[1] > 1 else torch.full_like(best[:, 0], math.inf),
-        "final_token_probability": predictions.probabilities.gather(-1, token_ids[:, None]).squeeze(-1),
-        "final_token_rank": above.sum(-1).long(),
-        "surprisal": (predictions.log_normalizer - chosen.squeeze(-1)).clamp(min=0.0),
-    }
+class Block:
+    """n predictions of one horizon, the final predictions of their positions, and the tokens committed there.
 
-
-def compare(predictions: Prepared, finals: Prepared, looks: bool = True) -> dict[str, torch.Tensor]:
-    """n predictions with the n final predictions of their positions: each number (n,), divergences in nats.
-
-    `looks` as it was in `prepare`.
+    What a number may ask for, by the names in `OFFERS`: `logits` and `final_logits` (n, vocab_size), float32, as the
+    model gave them, a copy each time; `p` and `q` (n, vocab_size), their softmax, and `token_ids` (n,); `top_ids`,
+    `final_top_ids` and `top_logits` (n, 16 at most), of the most probable tokens, most probable first. One that asks
+    for the `block` itself has all that stands here. Only `logits` and `final_logits` may be overwritten, and `scratch`
+    and `spare` (n, vocab_size), which hold nothing.
     """
-    p, q, scratch = predictions.probabilities, finals.probabilities, predictions.scratch
-    difference = predictions.logits - finals.logits
-    shift = predictions.log_normalizer - finals.log_normalizer
-    kl = _dot(p, difference, scratch) - shift
-    kl_reverse = shift - _dot(q, difference, scratch)
-    # The floor keeps the logarithm finite where both are 0; what it adds is below 1e-30.
-    both = torch.add(p, q, out=scratch).clamp_(min=torch.finfo(p.dtype).tiny)
-    surprise = torch.log(both, out=difference)
-    js = math.log(2) - (surprise.mul_(both).sum(-1) + predictions.entropy + finals.entropy) / 2
 
-    def exactly(function, first, second):  # noqa: ANN001, ANN202
-        return lambda rows: function(first.logits[rows], second.logits[rows])
+    OFFERS = ("logits", "final_logits", "token_ids", "p", "q", "top_ids", "final_top_ids", "top_logits")
 
-    if looks:
-        # A logit of -inf makes the fast way NaN or infinite, rightly or not; those rows are done as defined.
-        kl = _recompute(kl, exactly(kl_divergence, predictions, finals))
-        kl_reverse = _recompute(kl_reverse, exactly(kl_divergence, finals, predictions))
-        js = _recompute(js, exactly(js_divergence, predictions, finals))
-    else:
-        possible, possible_at_last = (each.logits > IMPOSSIBLE for each in (predictions, finals))
-        kl = kl.masked_fill((possible & ~possible_at_last).any(-1), math.inf)
-        kl_reverse = kl_reverse.masked_fill((possible_at_last & ~possible).any(-1), math.inf)
-    k = min(CANDIDATES, p.shape[-1])
-    shared = predictions.top_ids[:, :k, None] == finals.top_ids[:, None, :k]
-    return {
-        "kl": kl.clamp(min=0.0),
-        "kl_reverse": kl_reverse.clamp(min=0.0),
-        "js": js.clamp(0.0, math.log(2)),
-        "top1_agreement": (predictions.top_ids[:, 0] == finals.top_ids[:, 0]).float(),
-        "top5_agreement": shared.any(-1).float().sum(-1) / k,
-    }
+    def __init__(self, predictions: Prepared, finals: Prepared, token_ids: torch.Tensor, looks: bool = True) -> None:
+        self.predictions, self.finals, self.token_ids = predictions, finals, token_ids
+        self._looks = looks  # as it was in `prepare`
+        self.p, self.q = predictions.probabilities, finals.probabilities
+        self.top_ids, self.top_logits, self.final_top_ids = predictions.top_ids, predictions.top_logits, finals.top_ids
+        self.scratch, self.spare = predictions.scratch, finals.scratch
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return self.p.shape[-1]
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """The logits of the predictions."""
+        return self.predictions.given.to(torch.float32, copy=True)
+
+    @property
+    def final_logits(self) -> torch.Tensor:
+        """The logits of the final predictions."""
+        return self.finals.given.to(torch.float32, copy=True)
+
+    @cached_property
+    def difference(self) -> torch.Tensor:
+        """The centred logits of the predictions without those of the final ones, (n, vocab_size)."""
+        return self.predictions.logits - self.finals.logits
+
+    @cached_property
+    def shift(self) -> torch.Tensor:
+        """By how much their normalizers differ, (n,)."""
+        return self.predictions.log_normalizer - self.finals.log_normalizer
+
+    @cached_property
+    def committed_logit(self) -> torch.Tensor:
+        """The centred logit of the token committed, (n, 1)."""
+        return self.predictions.logits.gather(-1, self.token_ids[:, None])
+
+    def dot(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """The dot product of each row, (n, vocab_size) twice -> (n,); overwrites `scratch`."""
+        return _dot(first, second, self.scratch)
+
+    def recompute(self, values: torch.Tensor, exact: Callable[[Any, torch.Tensor, torch.Tensor], Any]) -> torch.Tensor:
+        """The values (n,), those that are not finite replaced by what `exact` makes of the definitions and their rows.
+
+        A logit of -inf makes the fast way NaN or infinite, rightly or not. Where no row is looked at, they stay.
+        """
+        if not self._looks:
+            return values
+        return _recompute(
+            values, lambda rows: exact(definitions, self.predictions.logits[rows], self.finals.logits[rows])
+        )
+
+    def infinite_where_impossible(self, values: torch.Tensor, first: Prepared, last: Prepared) -> torch.Tensor:
+        """KL divergences (n,) of first from last, infinite where that lacks support, where no row is looked at."""
+        if self._looks:
+            return values
+        return values.masked_fill(((first.logits > IMPOSSIBLE) & ~(last.logits > IMPOSSIBLE)).any(-1), math.inf)
 
 
 def top_candidates(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

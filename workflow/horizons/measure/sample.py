@@ -1,11 +1,13 @@
 """From the logits of one sample to its numbers: every prediction against the final one of its position."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
-from horizons.columns import NUMBERS
 from horizons.errors import UserError
-from horizons.measure.exact import Prepared, compare, describe, prepare
+from horizons.measure.exact import Block, Prepared, prepare
 
 # Logits that a block of predictions holds. On a CPU the several passes over a block then stay in the processor's
 # cache; a GPU wants more to do at a time.
@@ -17,21 +19,22 @@ def measure_sample(
     horizons: np.ndarray,
     positions: np.ndarray,
     token_ids: np.ndarray,
+    numbers: Sequence[Any],
     num_candidates: int,
     device: str = "cpu",
 ) -> tuple[dict[str, np.ndarray], torch.Tensor, torch.Tensor, torch.Tensor]:
     """The numbers of one sample's entries, and their most probable tokens.
 
     `logits` (num_entries, vocab_size); `horizons`, `positions` and `token_ids` (num_entries,) say what each row
-    predicts and what was committed there. Gives a column (num_entries,) for each of NUMBERS, and ids, probabilities
-    and logits (num_entries, num_candidates) of the most probable tokens, most probable first. Positions go in blocks,
-    so that the final predictions of a block are prepared once for all horizons and memory does not grow with
-    the sample. Raises UserError for a position without a final prediction.
+    predicts and what was committed there. Gives a column (num_entries,) for each of the `numbers`, and ids,
+    probabilities and logits (num_entries, num_candidates) of the most probable tokens, most probable first. Positions
+    go in blocks, so that the final predictions of a block are prepared once for all horizons and memory does not grow
+    with the sample. Raises UserError for a position without a final prediction.
     """
     rows = _rows_by_horizon(horizons, positions)
     rows[1] = final_rows(horizons, positions)
     shown = min(num_candidates, logits.shape[1])
-    columns = {name: np.zeros(len(logits)) for name in NUMBERS}
+    columns = {number.name: np.zeros(len(logits)) for number in numbers}
     ids = torch.zeros(len(logits), shown, dtype=torch.int64)
     probabilities, largest = torch.zeros(len(logits), shown), torch.zeros(len(logits), shown)
     block_length = max(1, BLOCK_SIZE[torch.device(device).type] // logits.shape[1])
@@ -48,7 +51,7 @@ def measure_sample(
                 finals, final_positions = predictions, present
             matching = finals.rows(_places(np.searchsorted(final_positions, present), device))
             tokens = torch.from_numpy(token_ids[entries]).to(device)
-            for name, values in numbers_of(predictions, matching, tokens, horizon).items():
+            for name, values in numbers_of(numbers, Block(predictions, matching, tokens), horizon).items():
                 columns[name][entries] = values.cpu().numpy()
             ids[entries] = predictions.top_ids[:, :shown].cpu()
             probabilities[entries] = top_probabilities(predictions, shown).cpu()
@@ -56,22 +59,14 @@ def measure_sample(
     return columns, ids, probabilities, largest
 
 
-def numbers_of(
-    predictions: Prepared, finals: Prepared, token_ids: torch.Tensor, horizon: int, looks: bool = True
-) -> dict[str, torch.Tensor]:
-    """The numbers (n,) of n predictions of one horizon, their final predictions and the committed tokens (n,).
-
-    `looks` as it was in `prepare`.
-    """
-    if horizon == 1:
-        compared = {
-            name: torch.full_like(predictions.entropy, number.at_final)
-            for name, number in NUMBERS.items()
-            if number.at_final is not None
-        }
-    else:
-        compared = compare(predictions, finals, looks)
-    return compared | describe(predictions, token_ids)
+def numbers_of(numbers: Sequence[Any], block: Block, horizon: int) -> dict[str, torch.Tensor]:
+    """Each of the `numbers` (n,), by name, of n predictions of one horizon."""
+    return {
+        number.name: torch.full_like(block.predictions.entropy, number.at_final)
+        if horizon == 1 and number.at_final is not None
+        else number.function(block)
+        for number in numbers
+    }
 
 
 def top_probabilities(predictions: Prepared, count: int) -> torch.Tensor:

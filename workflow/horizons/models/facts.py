@@ -86,6 +86,24 @@ def local_folder(name: str) -> Path | None:
         return None
 
 
+def require_model_folder(model: Model, source: str) -> None:
+    """Raise UserError, naming `source`, for a `model.name` that is no folder and can't be meant as a hub id.
+
+    That is a path, or `owner/name` where a folder `owner` is here, and no such model is known or in the local cache.
+    """
+    name = model.name
+    if local_folder(name) is not None:
+        return
+    owner, _, rest = name.partition("/")
+    if name.startswith((".", "/", "~")) or not rest or "/" in rest:
+        raise UserError(f"{source}: model.name is {name!r}; there is no such folder, and a hub id is owner/name")
+    if local_folder(owner) is not None and name not in PUBLISHED and _cached_folder(model) is None:
+        there = ", ".join(sorted(path.name for path in Path(owner).iterdir() if (path / "config.json").is_file()))
+        raise UserError(
+            f"{source}: model.name is {name!r}; the folder {owner} has no such checkpoint, it has {there or 'none'}"
+        )
+
+
 def read_config(name: str, folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's config.json. Raises UserError, naming the checkpoint, where it can't be read."""
     try:

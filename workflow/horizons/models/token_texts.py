@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from horizons.models.facts import local_folder
 
@@ -25,6 +25,23 @@ class FileTokenizer:
     def decode(self, token_ids: list[int], skip_special_tokens: bool = False, **_: object) -> str:
         """The text of ids."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def get_vocab(self) -> dict[str, int]:
+        """The ids of all tokens."""
+        return self._tokenizer.get_vocab()
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """The tokens by id that were added to the vocabulary, special ones among them."""
+        return self._tokenizer.get_added_tokens_decoder()
+
+
+def special_token_ids(tokenizer: Any) -> set[int]:  # noqa: ANN401
+    """The ids of a tokenizer's special tokens."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {token_id for token_id, token in added.items() if token.special} | {
+        *getattr(tokenizer, "all_special_ids", ())
+    }
 
 
 def load_text_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:  # noqa: ANN401

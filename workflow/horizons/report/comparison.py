@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from horizons.columns import LOWER_BOUND, NUMBERS
+from horizons.columns import LOWER_BOUND
 from horizons.config import pool_seeds
+from horizons.numbers import Number
 from horizons.progress import progress
 from horizons.report.intervals import (
     compare_means,
@@ -19,7 +20,7 @@ from horizons.report.intervals import (
 )
 from horizons.report.labels import group_points, swept_keys
 from horizons.report.samples import sum_samples
-from horizons.report.tables import Table, open_tables
+from horizons.report.tables import OF_TEXT, Table, open_tables
 from horizons.store.streams import read_outputs
 from horizons.store.tables import column_of
 
@@ -46,7 +47,8 @@ def compare(
     rows = []
     with open_tables(table_files) as opened:
         tables = {table.run: table for table in opened}
-        names = list(dict.fromkeys(column_of(table, number) for table in opened for number in NUMBERS))
+        names = list(dict.fromkeys(column_of(table, number) for table in opened for number in table.numbers))
+        numbers = {name: number for table in opened for name, number in table.numbers.items()}
         first = None
         for run, runs in progress(members.items(), "compare", "run", len(tables), lambda member: len(member[1])):
             sums = sums_by_prompt([tables[each] for each in runs], names)
@@ -54,7 +56,7 @@ def compare(
             if first is None:
                 first = sums, scores
                 continue
-            found = [*compare_numbers(first[0], sums, names), *compare_scores(first[1], scores)]
+            found = [*compare_numbers(first[0], sums, names, numbers), *compare_scores(first[1], scores)]
             rows += [{"run": run, **pooled[run], **row} for row in found]
     keys = ["run", *swept_keys(pooled), "number", "horizon", *FOUND]
     table = pd.DataFrame(rows, columns=keys).astype({"horizon": "Int64", "effective_samples": "Int64"})
@@ -62,13 +64,13 @@ def compare(
 
 
 def sums_by_prompt(tables: Sequence[Table], names: Sequence[str]) -> pd.DataFrame:
-    """The sums of numbers over the entries up to the end of the text, by horizon and question_id, of several runs."""
+    """The sums of numbers over the entries of the text, by horizon and question_id, of several runs."""
     parts = []
     for table in tables:
-        keys = table.read(["sample_idx", "horizon"], "NOT after_eos")
+        keys = table.read(["sample_idx", "horizon::SMALLINT AS horizon"], OF_TEXT)
         sums: dict[str, np.ndarray] = {}
         for batch in table.batches([name for name in names if name in table]):
-            sums |= sum_samples(keys, table.read(batch, "NOT after_eos"))
+            sums |= sum_samples(keys, table.read(batch, OF_TEXT))
         question_ids = pd.Series(sums.pop("sample_idx")).map(table.question_ids())
         parts.append(pd.DataFrame(sums).assign(question_id=question_ids))
     return pd.concat(parts).groupby(["horizon", "question_id"]).sum()
@@ -83,13 +85,15 @@ def scores_by_prompt(results_files: Iterable[Path]) -> pd.DataFrame:
     return scores.assign(score_n=1).groupby("question_id").sum()
 
 
-def compare_numbers(first: pd.DataFrame, other: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one point against the first, from their `sums_by_prompt`."""
+def compare_numbers(
+    first: pd.DataFrame, other: pd.DataFrame, names: Sequence[str], numbers: Mapping[str, Number]
+) -> list[dict[str, Any]]:
+    """The rows of one point against the first, from their `sums_by_prompt`; `names` are columns of the `numbers`."""
     rows = []
     both = _pairs(first, other)
     for name in (name for name in names if name in first and name in other):
         for horizon, pairs in both.groupby("horizon"):
-            if horizon == 1 and NUMBERS[name.removesuffix(LOWER_BOUND)].at_final is not None:
+            if horizon == 1 and numbers[name.removesuffix(LOWER_BOUND)].at_final is not None:
                 continue
             found = compare_sums(*(pairs[column].to_numpy() for column in _pair(name)))
             rows += [{"number": name, "horizon": horizon, **found}] if found else []

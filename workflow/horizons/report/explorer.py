@@ -13,17 +13,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from horizons.columns import BOUNDED
+from horizons.columns import NUMBERS
 from horizons.errors import UserError
+from horizons.numbers import Number
 from horizons.progress import progress
-from horizons.report.labels import group_points, label_points, label_texts, visible
+from horizons.report.groups import Tokens, Way, read_tokens, ways_of
+from horizons.report.labels import group_points, label_points, label_texts, short_name, swept_keys, visible
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
 from horizons.store.streams import ABOUT, read_about, read_candidate_samples, read_outputs, read_token_texts
-from horizons.store.tables import column_of
+from horizons.store.tables import column_of, field_text
 
 # Probabilities are whole multiples of 1 / PROBABILITY_SCALE in the page, which takes half the characters.
 PROBABILITY_SCALE = 10_000
+# What the page leaves out, to be smaller, and what it takes from the candidates.
+LEFT_OUT = {"kl_reverse", "margin"}
+OF_CANDIDATES = {"confidence"}
+PROBABILITIES = {"confidence", "final_token_probability"}
+NO_COLOUR = {"final_token_rank"}
+SCALE_QUANTILE = 0.95  # of a number without a bound: where its scale of colours ends
 MOST_BYTES = 4_500_000  # of data, so that any browser opens the page
 DRAW_SEED = 0
 
@@ -35,6 +43,7 @@ class Chosen(NamedTuple):
     results: dict[str, Any]
     candidates: dict[str, Any]
     num_samples: int  # that the run has
+    numbers: dict[str, Number]  # of its table
 
 
 def explorer_page(
@@ -45,16 +54,20 @@ def explorer_page(
     candidates_files: Iterable[Path],
     parts: Mapping[str, Path],
     most_samples: int = 200,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The HTML of an experiment's explorer, which needs nothing but itself.
 
     `table_files` are the divergence tables of its runs, in the order of their results and candidates, `points` the
-    swept values of each run by its number; `parts` are the files the page is made of: page, style, script. It shows at
-    most `most_samples` samples, and not more than fit into MOST_BYTES, see `choose_samples`. It opens on the run and
-    sample with the most to see, see `mean_divergences`. Raises UserError where files of a run do not belong together.
+    swept values of each run by its number; `parts` are the files the page is made of: page, style, script; `groups`, of
+    the experiment, are what tokens and samples can be picked out by. It shows at most `most_samples` samples, and not
+    more than fit into MOST_BYTES, see `choose_samples`. It opens on the run and sample with the most to see, see
+    `mean_divergences`. Raises UserError where files of a run do not belong together.
     """
     labels, files = label_points(points), {}
+    candidates_files = list(candidates_files)
     with open_tables(table_files) as tables:
+        about = about_numbers(tables)
         watched = progress(tables, "explorer", "run", len(tables))
         divergences = {table.run: divergences_of(table) for table in watched}
         order = choose_samples(divergences, group_points(points), most_samples)
@@ -63,12 +76,29 @@ def explorer_page(
             if numbers:
                 files[table.run] = read_chosen(table, numbers, *paths, len(divergences[table.run]))
     order = fitting(order, files)
+    ways = ways_of(groups or {})
+    kept = {run: {number for other, number in order if other == run} for run in files}
+    files = {run: keep_samples(chosen, kept[run]) for run, chosen in files.items() if kept[run]}
+    candidates = {path.name.partition(".")[0]: path for path in candidates_files}
+    tokens = {run: read_tokens(candidates[run]) for run in files} if ways else {}
+    divided = {
+        run: [divide(output, ways, tokens.get(run)) for output in chosen.results["outputs"]]
+        for run, chosen in files.items()
+    }
+    values = [way.order(_found(divided, place)) for place, way in enumerate(ways)]
     blocks = []
     for run, chosen in files.items():
-        numbers = {number for other, number in order if other == run}
-        if numbers:
-            blocks.append(data_block(f"run-{run}", encode_run(*keep_samples(chosen, numbers))))
+        data = encode_run(*chosen)
+        for sample, found in zip(data["samples"], divided[run], strict=True):
+            length = len(sample["output"])
+            sample["groups"] = [_places(of_way, values[place], length) for place, of_way in enumerate(found)]
+        blocks.append(data_block(f"run-{run}", data))
     shown = [run for run in labels if any(run == other for other, _ in order)]
+    page = {
+        "numbers": about,
+        "groups": [{"name": way.name, "values": values[place]} for place, way in enumerate(ways)],
+        "swept": [visible(short_name(key, swept_keys(points))) for key in swept_keys(points)],
+    }
     opening = max(shown, key=lambda run: divergences[run].max())
     runs = [{"number": run, "label": visible(labels[run]), "opening": run == opening} for run in shown]
     script = parts["script"].read_text(encoding="utf-8")
@@ -78,10 +108,79 @@ def explorer_page(
         "@POLICY@": f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         "@EXPERIMENT@": html.escape(experiment),
         "@STYLE@": parts["style"].read_text(encoding="utf-8"),
-        "@DATA@": "\n".join([data_block("runs", runs), *blocks]),
+        "@DATA@": "\n".join([data_block("runs", runs), data_block("page", page), *blocks]),
         "@SCRIPT@": script,
     }
     return _replace(parts["page"].read_text(encoding="utf-8"), replacements)
+
+
+def divide(output: Mapping[str, Any], ways: Sequence[Way], tokens: Tokens | None) -> list[str | list[str]]:
+    """The groups of one sample: of a way to divide prompts its value, and of others that of each position."""
+    fields = {name: field_text(value) for name, value in output.get("fields", {}).items()}
+    found: list[str | list[str]] = []
+    for way in ways:
+        if way.prompt is not None:
+            found.append(way.of_prompt(fields))
+        elif way.position is not None:
+            found.append([way.of_position(position) for position in range(len(output["output_ids"]))])
+        else:
+            found.append([way.of_token(token, tokens) for token in output["output_ids"]])
+    return found
+
+
+def _found(divided: Mapping[str, list[list[str | list[str]]]], place: int) -> set[str]:
+    """All values of one way to divide that occur."""
+    of_way = [sample[place] for samples in divided.values() for sample in samples]
+    return {value for each in of_way for value in ([each] if isinstance(each, str) else each)}
+
+
+def _places(found: str | list[str], values: Sequence[str], length: int) -> int | list[int]:
+    """Values by their place among all; of positions those that are shown."""
+    return values.index(found) if isinstance(found, str) else [values.index(value) for value in found[:length]]
+
+
+def explored(numbers: Mapping[str, Number]) -> dict[str, Number]:
+    """Those of the numbers of a table that the page shows."""
+    return {name: number for name, number in numbers.items() if name not in LEFT_OUT}
+
+
+def about_numbers(tables: Sequence[Table]) -> dict[str, dict[str, Any]]:
+    """What the page says of each number: title and unit, whether it is a probability, and its scale of colours.
+
+    That goes from `low` to `scale`, the same for all runs and horizons: where a number has no bound, to a round number
+    that 95 % of its values at each run are below, and `open` says so. `scale` is None for what colours nothing.
+    """
+    found = {}
+    for name, number in explored(tables[0].numbers).items():
+        ends = [number.lowest, number.highest]
+        bounds = [None if callable(end) or not np.isfinite(end) else end for end in ends]
+        scale = bounds[1]
+        if scale is None:
+            column = column_of(tables[0], name)
+            scale = round_up(max(_quantile(table, column) for table in tables))
+        found[name] = {
+            "title": number.title,
+            "unit": f" {number.unit}" if number.unit else "",
+            "probability": name in PROBABILITIES,
+            "low": bounds[0] or 0,
+            "scale": None if name in NO_COLOUR else scale,
+            "open": bounds[1] is None,
+        }
+    return found
+
+
+def _quantile(table: Table, column: str) -> float:
+    where = f"NOT after_eos AND horizon > 1 AND isfinite({column}::DOUBLE)"
+    [value] = table.read([f"quantile_disc({column}::DOUBLE, {SCALE_QUANTILE}) AS value"], where)["value"]
+    return float(np.nan_to_num(value))
+
+
+def round_up(value: float) -> float:
+    """The next 1, 2 or 5 times a power of ten; 1 where there is nothing to scale."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(next(step * power for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-9)))
 
 
 def mean_divergences(samples: np.ndarray, kl: np.ndarray) -> pd.Series:
@@ -131,7 +230,7 @@ def read_chosen(
     samples = list(read_candidate_samples(candidates_file, wanted))
     results = read_about(results_file) | {"outputs": outputs}
     candidates = {"run": table.run, "token_texts": read_token_texts(candidates_file), "samples": samples}
-    return Chosen(entries, results, candidates, num_samples)
+    return Chosen(entries, results, candidates, num_samples, table.numbers)
 
 
 def keep_samples(chosen: Chosen, numbers: set[int]) -> Chosen:
@@ -161,14 +260,18 @@ def fitting(order: Sequence[tuple[str, int]], files: Mapping[str, Chosen]) -> li
 
 
 def encode_run(
-    table: pd.DataFrame, results: Mapping[str, Any], candidates: Mapping[str, Any], num_samples: int | None = None
+    table: pd.DataFrame,
+    results: Mapping[str, Any],
+    candidates: Mapping[str, Any],
+    num_samples: int | None = None,
+    numbers: Mapping[str, Number] = NUMBERS,
 ) -> dict[str, Any]:
     """What the page holds of one run: its tokens, each once, and for each sample its texts and entries.
 
-    `num_samples` is how many samples the run has, where these are not all. `shown` is how a token is shown where that
-    is not its text, by its place in `tokens`; no two are shown alike, and no two tasks or samples either. Entries after
-    the end of the text are left out. Raises UserError where the entries of a table and of its candidates differ in
-    number.
+    `num_samples` is how many samples the run has, where these are not all; `numbers` are those of its table. `shown` is
+    how a token is shown where that is not its text, by its place in `tokens`; no two are shown alike, and no two tasks
+    or samples either. Entries after the end of the text are left out. Raises UserError where the entries of a table and
+    of its candidates differ in number.
     """
     texts = candidates["token_texts"]
     index_of: dict[int, int] = {}
@@ -185,9 +288,9 @@ def encode_run(
                 f"run {candidates['run']}: sample {output['sample_idx']} has {len(rows)} entries in its table and "
                 f"{len(chosen['token_ids'])} among its candidates; make both again"
             )
-        samples.append(_encode_sample(rows, output, chosen, index))
+        samples.append(_encode_sample(rows, output, chosen, index, explored(numbers)))
     text = table[~table["after_eos"]]
-    bounded = [number for number in BOUNDED if number not in table]
+    bounded = [name for name in explored(numbers) if name not in table]
     tokens = {token_id: texts[str(token_id)] for token_id in index_of}
     shown = label_texts(tokens)
     tasks = sorted({sample["task"] for sample in samples} - {None})
@@ -217,6 +320,7 @@ def _encode_sample(
     output: Mapping[str, Any],
     chosen: Mapping[str, Any],
     index: Any,  # noqa: ANN401
+    numbers: Mapping[str, Number],
 ) -> dict[str, Any]:
     """One sample: numbers as lists with one item an entry, candidates as lists with five."""
     kept = np.flatnonzero(~rows["after_eos"].to_numpy())
@@ -236,17 +340,18 @@ def _encode_sample(
         **({} if commits == list(range(len(commits))) else {"commit": commits}),
         "position": rows["relative_position"].tolist(),
         "horizon": rows["horizon"].tolist(),
-        "kl": list(_significant(rows[column_of(rows, "kl")])),
-        "js": list(_significant(rows[column_of(rows, "js")])),
-        "top1_agreement": rows["top1_agreement"].astype(int).tolist(),
-        "top5_agreement": list(_significant(rows["top5_agreement"])),
-        "entropy": list(_significant(rows[column_of(rows, "entropy")])),
-        "final_token_probability": _scaled(rows["final_token_probability"]),
-        "final_token_rank": rows[column_of(rows, "final_token_rank")].tolist(),
-        "surprisal": list(_significant(rows["surprisal"])),
+        **{name: _values(rows, number) for name, number in numbers.items() if name not in OF_CANDIDATES},
         "candidates": [index(token_id) for entry in kept for token_id in chosen["token_ids"][entry]],
         "probabilities": _scaled(value for entry in kept for value in chosen["probabilities"][entry]),
     }
+
+
+def _values(rows: pd.DataFrame, number: Number) -> list[float | int | None]:
+    """A number of each entry, as short as the page needs it."""
+    values = rows[column_of(rows, number.name)]
+    if number.name in PROBABILITIES:
+        return _scaled(values)
+    return values.tolist() if number.whole else list(_significant(values))
 
 
 def _commits(rows: pd.DataFrame, length: int) -> list[int | None]:

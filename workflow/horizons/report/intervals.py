@@ -27,8 +27,8 @@ class MeanOfSamples(NamedTuple):
     effective_samples: float
 
 
-def mean_of_samples(sums: np.ndarray, counts: np.ndarray, share: bool) -> MeanOfSamples:
-    """The mean of a number that is never negative, from (num_samples,) sums and counts, none of them 0.
+def mean_of_samples(sums: np.ndarray, counts: np.ndarray, share: bool, lowest: float = 0.0) -> MeanOfSamples:
+    """The mean of a number that is never below `lowest`, from (num_samples,) sums and counts, none of them 0.
 
     `share` says that the number lies between 0 and 1. Below FEWEST_SAMPLES, and where a value is infinite, there is no
     interval (NaN).
@@ -37,7 +37,7 @@ def mean_of_samples(sums: np.ndarray, counts: np.ndarray, share: bool) -> MeanOf
         return MeanOfSamples(sums.sum() / counts.sum() if len(sums) else np.nan, np.nan, np.nan, np.nan)
     low, high = share_interval(sums, counts) if share else mean_interval(sums, counts)
     effective = int(effective_samples(sums, counts))
-    return MeanOfSamples(sums.sum() / counts.sum(), float(np.maximum(low, 0)), float(high), effective)
+    return MeanOfSamples(sums.sum() / counts.sum(), float(np.maximum(low, lowest)), float(high), effective)
 
 
 def mean_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import pandas as pd
+
 Key = TypeVar("Key", bound=Hashable)
 Label = TypeVar("Label")
 
@@ -51,6 +53,15 @@ def short_name(key: str, keys: Iterable[str]) -> str:
     """The last part of a dotted key, or all of it where another ends in the same."""
     last = key.rsplit(".", 1)[-1]
     return last if [other.rsplit(".", 1)[-1] for other in keys].count(last) == 1 else key
+
+
+def as_written(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """A table with a column run, whose swept values are put into columns after it, as text: 0.0 stays 0.0."""
+    table = table.drop(columns=[key for key in swept_keys(points) if key in table])
+    for at, key in enumerate(swept_keys(points), start=list(table.columns).index("run") + 1):
+        texts = dict(zip(points, value_texts([point.get(key) for point in points.values()]), strict=True))
+        table.insert(at, key, table["run"].map(texts))
+    return table
 
 
 def value_texts(values: Sequence[Any]) -> list[str]:

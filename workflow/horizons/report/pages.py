@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from horizons.columns import LOWER_BOUND
+from horizons.numbers import Number
 from horizons.report.intervals import FEW_EFFECTIVE
 from horizons.report.labels import value_texts, visible
 from horizons.store.files import run_number
@@ -34,17 +35,18 @@ th { position: sticky; top: 0; background: Canvas; }
 """
 
 
-def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
-    """The main columns of `summary.csv`, with means and their intervals as text: `1.23 [1.20, 1.26]`.
+def readable_summary(summary: pd.DataFrame, own: Iterable[Number] = ()) -> pd.DataFrame:
+    """The main columns of a summary `as_written`, with means and their intervals as text: `1.23 [1.20, 1.26]`.
 
-    A star stands after a mean that hangs on so few samples that no interval can be trusted.
+
+    `own` are the numbers of a user's own that it holds. A star stands after a mean that hangs on so few samples that no
+    interval can be trusted.
     """
     horizon = list(summary.columns).index("horizon")
-    table = summary[[*summary.columns[: horizon + 1], "num_samples", "n", "score"]].copy()
+    table = summary[[*summary.columns[: horizon + 2], "num_samples", "n", "score"]].copy()
     for swept in summary.columns[1:horizon]:
-        values = summary[swept].astype(object).where(summary[swept].notna(), None)
-        table[swept] = [visible(text) for text in value_texts(values.tolist())]
-    for number, title in SHOWN.items():
+        table[swept] = summary[swept].map(visible)
+    for number, title in (SHOWN | {number.name: number.label for number in own}).items():
         bounded = f"{number}_mean" not in summary
         number += LOWER_BOUND if bounded else ""
         columns = zip(*(summary[f"{number}_{part}"] for part in PARTS), strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from horizons.columns import NUMBERS
+from horizons.columns import TEXT
 from horizons.errors import UserError
 from horizons.generation import Generation
 from horizons.progress import progress
@@ -30,9 +30,12 @@ from horizons.store.tables import column_of
 # bfloat16. For LLaDA-8B in bfloat16 on GPUs about 0.05 is reported (github.com/ML-GSAI/LLaDA/issues/131).
 TYPICAL_NOISE = {"float32": 0.00002, "float16": 0.03, "bfloat16": 0.2}
 
-SHARES = 20  # in which each process takes its runs, so that it can be said how far they are
+KEYS = ["sample_idx", "horizon::SMALLINT AS horizon", "after_eos", "matched", f"special = '{TEXT}' AS is_text"]
+# The entries that a row is of, none after the end of the text: of the text, those of positions that have every horizon
+# and all; and of end-of-text and other special tokens.
+ENTRIES = ("matched", "all", "special")
 
-KEYS = ["sample_idx", "horizon", "after_eos"]
+SHARES = 20  # in which each process takes its runs, so that it can be said how far they are
 
 
 def summarize(
@@ -42,17 +45,19 @@ def summarize(
     candidates_files: Iterable[Path],
     processes: int = 1,
 ) -> pd.DataFrame:
-    """One row for each run and horizon that it records, also where no sample has an entry there.
+    """One row for each run, horizon that it records and kind of ENTRIES, also where no sample has one there.
 
     `table_files` are the divergence tables of all runs, in the order of their results and candidates, `points` the
     swept values of each run by its number; so many `processes` read them at once. Columns: run, the swept keys,
-    horizon, num_samples, n (entries up to the end of the text), after_eos (entries beyond it, left out), score (mean
-    task score of the run, empty without labels), forward_passes_mean (of a sample of the run), tokens_per_pass (tokens
-    the run committed for each), near_ties (of the run, see `count_near_ties`), other_tokens and the like (of a replay,
-    see `summarize_audits`), perplexity, bits_per_byte (of the whole text, at horizon 1), the information and
-    incoherence of `Coherence` with their intervals, then for each number `_mean`, `_std` (population), `_median`,
-    `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high` (95 % interval of the mean) and
-    `_effective_samples` (see `effective_samples`). Raises UserError where files of a run do not belong together.
+    horizon, entries, num_samples, n (how many of these entries), after_eos (entries beyond the end of the text, left
+    out of all), score (mean task score of the run, empty without labels), forward_passes_mean (of a sample of the run),
+    tokens_per_pass (tokens the run committed for each), near_ties (of the run, see `count_near_ties`), other_tokens and
+    the like (of a replay, see `summarize_audits`), perplexity (of these entries), bits_per_byte (of the whole text, at
+    horizon 1), the information and incoherence of `Coherence` with their intervals (of the whole text, whatever the
+    entries), then for each number
+    `_mean`, `_std` (population), `_median`, `_p05`, `_p95`, `_infinite` (how many are), `_mean_low` and `_mean_high`
+    (95 % interval of the mean) and `_effective_samples` (see `effective_samples`). Raises UserError where files of a
+    run do not belong together.
     """
     runs = list(zip(table_files, results_files, candidates_files, strict=True))
     count = min(processes * SHARES, len(runs))
@@ -82,10 +87,10 @@ def summarize_run(
     table: Table, point: Mapping[str, Any], results_file: Path, candidates_file: Path
 ) -> list[dict[str, Any]]:
     """The rows of one run, see `summarize`."""
-    numbers = {column_of(table, name): number for name, number in NUMBERS.items()}
+    numbers = {column_of(table, name): number for name, number in table.numbers.items()}
     first, *others = table.batches(list(numbers))
     columns = table.read([*KEYS, *first])
-    keys = {name: columns.pop(name) for name in KEYS}
+    keys = {name: columns.pop(name) for name in ("sample_idx", "horizon", "after_eos", "matched", "is_text")}
     results = read_about(results_file)
     speed_of_run, size = speed_and_size(read_outputs(results_file))
     # Nothing follows from lower bounds.
@@ -95,16 +100,17 @@ def summarize_run(
     near_ties = count_near_ties(keys, margins, results, table.run)
     audit = _describe_audit(results, results_file)
     rows, kept = {}, {}
-    for horizon in recorded_horizons(results, keys["horizon"]):
+    for horizon, entries in itertools.product(recorded_horizons(results, keys["horizon"]), ENTRIES):
         at_horizon = keys["horizon"] == horizon
-        kept[horizon] = np.flatnonzero(at_horizon & ~keys["after_eos"])
-        rows[horizon] = {
+        kept[horizon, entries] = np.flatnonzero(at_horizon & _are(entries, keys))
+        rows[horizon, entries] = {
             "run": table.run,
             **point,
             "horizon": horizon,
-            "num_samples": len(np.unique(keys["sample_idx"][kept[horizon]])),
-            "n": len(kept[horizon]),
-            "after_eos": int(at_horizon.sum()) - len(kept[horizon]),
+            "entries": entries,
+            "num_samples": len(np.unique(keys["sample_idx"][kept[horizon, entries]])),
+            "n": len(kept[horizon, entries]),
+            "after_eos": int((at_horizon & keys["after_eos"]).sum()),
             "score": results["metrics"]["score"],
             **speed_of_run,
             "near_ties": near_ties,
@@ -115,19 +121,28 @@ def summarize_run(
         }
     for batch in itertools.chain([columns], map(table.read, others)):
         for name, values in batch.items():
-            for horizon, entries in kept.items():
+            for (horizon, entries), chosen in kept.items():
                 found = describe_number(
-                    values[entries],
-                    keys["sample_idx"][entries],
+                    values[chosen],
+                    keys["sample_idx"][chosen],
                     share=numbers[name].share,
+                    lowest=numbers[name].lowest,
                     known=horizon == 1 and numbers[name].at_final is not None,
                 )
-                rows[horizon] |= {f"{name}_{part}": value for part, value in found.items()}
+                rows[horizon, entries] |= {f"{name}_{part}": value for part, value in found.items()}
                 if name == "surprisal":
-                    rows[horizon]["perplexity"] = perplexity(values[entries])
+                    rows[horizon, entries]["perplexity"] = perplexity(values[chosen])
                     if horizon == 1:
-                        rows[horizon]["bits_per_byte"] = bits_per_byte(values[entries], size)
+                        whole = values[(keys["horizon"] == 1) & ~keys["after_eos"]]
+                        rows[horizon, entries]["bits_per_byte"] = bits_per_byte(whole, size)
     return list(rows.values())
+
+
+def _are(entries: str, keys: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which entries of a table are of one of ENTRIES, (num_entries,)."""
+    text = keys["is_text"] if entries != "special" else ~keys["is_text"]
+    found = text & ~keys["after_eos"]
+    return found & keys["matched"] if entries == "matched" else found
 
 
 def _describe_coherence(sums: Mapping[str, np.ndarray] | None, horizon: int) -> dict[str, float | None]:
@@ -149,10 +164,13 @@ def recorded_horizons(results: Mapping[str, Any], found: np.ndarray) -> list[int
     return sorted({*np.unique(found).tolist(), *results["config"]["generation"].get("horizons", [])})
 
 
-def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known: bool) -> dict[str, float | None]:
+def describe_number(
+    values: np.ndarray, samples: np.ndarray, share: bool, known: bool, lowest: float = 0.0
+) -> dict[str, float | None]:
     """What the summary says of a number, (num_entries,) values with the numbers of their samples.
 
-    `share` says that it lies between 0 and 1, `known` that its values follow from what it is, whatever the samples.
+    `share` says that it lies between 0 and 1, `lowest` that it is never below that, `known` that its values follow from
+    what it is, whatever the samples.
     """
     row = statistics(values)
     if known:
@@ -160,7 +178,7 @@ def describe_number(values: np.ndarray, samples: np.ndarray, share: bool, known:
     low = high = effective = None
     if not row["infinite"]:
         sums = sum_samples({"sample": samples}, {"value": values})
-        _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share)
+        _, low, high, effective = mean_of_samples(sums["value"], sums["n"], share, lowest)
     return row | {"mean_low": low, "mean_high": high, "effective_samples": effective}
 
 

@@ -9,36 +9,51 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from horizons.columns import LOWER_BOUND, NUMBERS
+from horizons.columns import LOWER_BOUND, NUMBERS, TEXT, TOKENS
 from horizons.errors import UserError, first_line
+from horizons.numbers import Number
+from horizons.store.custody import own_numbers
 from horizons.store.files import replacing
 
 THREADS = 2  # of the engine, on a machine that has them
 MEMORY = "1GB"  # that the engine itself takes at most
 READ_AT_ONCE = 160_000_000  # bytes of columns, about, of one table; reading takes twice as much
 ROW_BYTES = 130  # of CSV, about
-TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN"}
-TYPES |= {
-    name: "BIGINT" if number.whole else "DOUBLE"
-    for number in NUMBERS.values()
-    for name in (number.name, number.name + LOWER_BOUND)
-}
+OF_TEXT = f"NOT after_eos AND special = '{TEXT}'"  # the entries that means are of, as SQL
+TYPES = {"run": "VARCHAR", "question_id": "VARCHAR", "after_eos": "BOOLEAN", "matched": "BOOLEAN", "special": "VARCHAR"}
 
-OPTIONS = "header=true, delim=',', quote='\"', escape='\"', nullstr='', max_line_size=16000000"  # of the tables' CSV
+# Of the tables' CSV; left to itself the engine takes buffers of sixteen of the longest lines.
+OPTIONS = "header=true, delim=',', quote='\"', escape='\"', nullstr='', max_line_size=16000000, buffer_size=32000000"
 
 
 class Table:
-    """The divergence table of one run, of which nothing is kept but its name and those of its columns."""
+    """The divergence table of one run, of which nothing is kept but its name and those of its columns.
+
+    `numbers` are those it holds, by name, in its order.
+    """
 
     def __init__(self, path: Path, engine: duckdb.DuckDBPyConnection) -> None:
         self.path = path
         self.run = path.name.split(".")[0]
+        self.numbers: dict[str, Number] = NUMBERS | {number.name: number for number in own_numbers(path)}
+        self._types = TYPES | {
+            name: "BIGINT" if number.whole else "DOUBLE"
+            for number in self.numbers.values()
+            for name in (number.name, number.name + LOWER_BOUND)
+        }
         self._engine = engine
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 self.columns: list[str] = next(csv.reader(file), [])
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: can't be read as a table: {error}; make it again") from error
+        self._types |= dict.fromkeys(self.fields, "VARCHAR")
+
+    @property
+    def fields(self) -> list[str]:
+        """The columns that come from further keys of the prompt lines: those after the others."""
+        last = max((at for at, name in enumerate(self.columns) if name in TOKENS), default=len(self.columns))
+        return self.columns[last + 1 :]
 
     def __contains__(self, name: str) -> bool:
         return name in self.columns
@@ -69,7 +84,7 @@ class Table:
     def _source(self) -> str:
         """The table in SQL, with `?` for its path: a divergence table by its types, any other by its values."""
         if "horizon" in self and "question_id" in self:
-            columns = {name: TYPES.get(name, "BIGINT") for name in self.columns}
+            columns = {name: self._types.get(name, "BIGINT") for name in self.columns}
             typed = f"columns={columns}, auto_detect=false"
         else:
             typed = "types={'run': 'VARCHAR'}, sample_size=-1"

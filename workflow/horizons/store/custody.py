@@ -6,12 +6,13 @@ name, and its own checksum. It holds no path and no time, so a folder that is co
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from horizons.columns import MATHS_VERSION
 from horizons.errors import UserError, first_line
+from horizons.numbers import Number
 from horizons.store.files import fingerprint, write_text
 
 RECORD_SUFFIX = ".divergence.json"  # of the record beside the table and the candidates of a run
@@ -34,6 +35,7 @@ class Record(NamedTuple):
     path: Path
     made: dict[str, dict[str, Any]]
     made_of: dict[str, dict[str, Any]]
+    numbers: list[dict[str, Any]]  # what the columns are that a user's own code made
 
     @property
     def files(self) -> dict[Path, dict[str, Any]]:
@@ -41,13 +43,23 @@ class Record(NamedTuple):
         return {self.path.parent / name: known for name, known in {**self.made_of, **self.made}.items()}
 
 
-def write_record(path: Path, stage: str, made: Iterable[Path], made_of: Mapping[Path, dict[str, Any]]) -> None:
-    """Write the record of a stage, after the files it made; `made_of` are fingerprints by path."""
+def write_record(
+    path: Path,
+    stage: str,
+    made: Iterable[Path],
+    made_of: Mapping[Path, dict[str, Any]],
+    numbers: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write the record of a stage, after the files it made; `made_of` are fingerprints by path.
+
+    `numbers` describe the columns of a table that a user's own code made, with the checksum of that.
+    """
     content = {
         "stage": stage,
         "maths": MATHS_VERSION,
         "made": {_name(path, file): fingerprint(file) for file in made},
         "made_of": {_name(path, file): known for file, known in made_of.items()},
+        **({"numbers": [*numbers]} if numbers else {}),
     }
     write_sealed(path, content)
 
@@ -60,12 +72,23 @@ def read_record(path: Path, stage: str) -> Record:
         raise NoRecord(
             f"{path}: is of stage {found[0]} and version {found[1]} of the maths, expected {stage} and {MATHS_VERSION}"
         )
-    return Record(path, content["made"], content["made_of"])
+    return Record(path, content["made"], content["made_of"], content.get("numbers", []))
 
 
 def record_of_run(path: Path) -> Path:
     """The record of the run that a file beside it belongs to: `00000.divergence.json`."""
     return path.with_name(path.name.partition(".")[0] + RECORD_SUFFIX)
+
+
+def own_numbers(table: Path) -> list[Number]:
+    """A user's own numbers among the columns of a divergence table, as the record beside it describes them.
+
+    None where there is no such record. Raises NoRecord for one that is damaged.
+    """
+    record = record_of_run(table)
+    if not record.exists():
+        return []
+    return [Number.from_description(described) for described in read_record(record, "divergence").numbers]
 
 
 def check_inputs(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:

@@ -1,7 +1,9 @@
 """The tables of a run and of an experiment as CSV."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,6 +19,14 @@ def column_of(table: pd.DataFrame, number: str) -> str:
 def qualifier(table: pd.DataFrame, number: str) -> str:
     """What to put after the name of a number in a label: nothing, or that it is a lower bound."""
     return "" if number in table else ", lower bound"
+
+
+def field_text(value: Any) -> str:  # noqa: ANN401, from JSON
+    """A value of a prompt line in a table: text as it is, unless it has a line break, and others as JSON."""
+    if value is None:
+        return ""
+    plain = isinstance(value, str) and not {"\n", "\r"} & set(value)
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 # Identifiers that look like numbers, or like missing values.

@@ -16,6 +16,7 @@ from horizons.config import Generation
 from horizons.entries import Entry, count_entries, entries_of
 from horizons.errors import UserError
 from horizons.keep import Entries, Keep, keep_of
+from horizons.numbers import Number
 from horizons.scoring import REGEX, problem_of, rule_of, score
 from horizons.store.files import DTYPES, FORMAT, MAX_HEADER_SIZE, entry_key, results_checksum, run_paths
 from horizons.strict_json import parse_json, shorten
@@ -47,9 +48,22 @@ class _Checksums(_Strict):
     results: str
 
 
+class _Number(_Strict):
+    name: str
+    title: str
+    unit: str
+    range: list[float | None] = Field(min_length=2, max_length=2)
+    at_final: float | None
+    whole: bool
+    bounded: bool
+    file: str | None
+    sha256: str | None
+
+
 class _Capture(_Strict):
     mode: Literal["full", "top_k", "statistics"]
     k: Annotated[int, Field(ge=5)] | None = None
+    numbers: list[_Number] = []  # a user's own, in mode statistics
 
 
 class _Saved(_Reference):
@@ -237,7 +251,8 @@ def _promise(results: _Results) -> tuple[Promise | None, list[str]]:
     if problems := [*_trace_problems(results)]:
         return None, problems
     try:
-        keep = keep_of(saved.capture.mode, saved.capture.k, saved.vocab_size, saved.dtype)
+        own = [Number.from_description(number.model_dump()) for number in saved.capture.numbers]
+        keep = keep_of(saved.capture.mode, saved.capture.k, saved.vocab_size, saved.dtype, own)
     except UserError as error:
         return None, [str(error)]
     return Promise(

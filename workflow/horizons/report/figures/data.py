@@ -1,4 +1,8 @@
-"""What the figures need of the tables of an experiment: sums over each sample, small however many the entries."""
+"""What the figures need of the tables of an experiment: sums over each sample, small however many the entries.
+
+All are of the text: what is after its end, and positions that a special token was committed at, are left out. Sums are
+by `matched`, too: 1 where the position has all recorded horizons, 0 elsewhere; `of_entries` takes either or both.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -8,37 +12,45 @@ import pandas as pd
 
 from horizons.progress import progress
 from horizons.report.samples import sum_samples
-from horizons.report.tables import Table
+from horizons.report.tables import OF_TEXT, Table
 from horizons.store.tables import column_of
 
 MEANS = ["kl", "js", "top1_agreement", "top5_agreement", "entropy", "confidence", "surprisal"]  # drawn by horizon
-AHEAD = [1, 2, 4, 8]  # how many tokens would be accepted together
 BINS = 10  # of confidence, equally wide
+THRESHOLDS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]  # of confidence
 BAND = (0.1, 0.9)  # quantiles over samples
 FEWEST_AT_POSITION = 5  # samples; where texts that go on are fewer, nothing is drawn
 VALUES_AT_ONCE = 20_000_000  # of which quantiles are taken
-TEXT = "NOT after_eos"
 LAST = "coalesce(max(relative_position), -1) AS last"
+KEYS = ["sample_idx", "horizon::SMALLINT AS horizon", "matched::TINYINT AS matched"]
+ENTRIES = ("matched", "all")  # of positions that have all recorded horizons; of all
+GROUPS = ["point", "sample", "horizon", "ahead", "bin", "step", "until"]  # columns of sums that are no numbers
 
 
 class Drawn(NamedTuple):
-    """The entries up to the end of the text, reduced; each frame but `spread` has a row a sample, with its point."""
+    """The entries of the text, reduced; each frame but `spread` has a row a sample, with its point and `matched`."""
 
-    by_horizon: pd.DataFrame  # point, sample, horizon, n, and sums of MEANS or of their lower bounds
-    accepted: pd.DataFrame  # point, sample, ahead, n, and sums of accepted
-    bins: pd.DataFrame  # point, sample, horizon beyond 1, bin, n, and sums of right and of confidence
-    spread: pd.DataFrame  # point, horizon beyond 1, relative_position, median, low, high
+    by_horizon: pd.DataFrame  # point, sample, matched, horizon, n, and sums of MEANS or of their lower bounds
+    accepted: pd.DataFrame  # point, sample, matched, ahead, n, and sums of accepted
+    bins: pd.DataFrame  # point, sample, matched, horizon beyond 1, bin, n, and sums of right and of confidence
+    steps: pd.DataFrame  # point, sample, matched, horizon beyond 1, step, n, and sums of right
+    spread: pd.DataFrame  # point, horizon beyond 1, relative_position, n, median, low, high
 
 
-def reduce_tables(tables: Sequence[Table], point_of: Mapping[str, str]) -> Drawn:
-    """The tables of an experiment as its figures need them; `point_of` says as which point each run is drawn."""
-    parts = {"by_horizon": [], "accepted": [], "bins": []}
+def reduce_tables(tables: Sequence[Table], point_of: Mapping[str, str], numbers: Sequence[str] = ()) -> Drawn:
+    """The tables of an experiment as its figures need them; `point_of` says as which point each run is drawn.
+
+    `numbers` are drawn by horizon beside MEANS.
+    """
+    parts = {"by_horizon": [], "accepted": [], "bins": [], "steps": []}
     first = 0
     for table in progress(tables, "plot", "run", len(tables)):
+        bins, steps = confidence_bins(table)
         reduced = {
-            "by_horizon": sums_by_horizon(table),
+            "by_horizon": sums_by_horizon(table, list(dict.fromkeys([*MEANS, *numbers]))),
             "accepted": accepted_tokens(table),
-            "bins": confidence_bins(table),
+            "bins": bins,
+            "steps": steps,
         }
         for name, frame in reduced.items():
             parts[name].append(frame.assign(point=point_of[table.run], sample=frame.pop("sample_idx") + first))
@@ -48,61 +60,92 @@ def reduce_tables(tables: Sequence[Table], point_of: Mapping[str, str]) -> Drawn
     return Drawn(*(pd.concat(frames, ignore_index=True) for frames in [*parts.values(), spread]))
 
 
+def of_entries(sums: pd.DataFrame, entries: str) -> pd.DataFrame:
+    """The sums over the entries that ENTRIES names, one row for each sample and group, without `matched`."""
+    if entries == "matched":
+        return sums[sums["matched"] == 1].drop(columns="matched")
+    keys = [name for name in GROUPS if name in sums]
+    return sums.drop(columns="matched").groupby(keys, as_index=False, sort=False).sum()
+
+
 def commits_of(tables: Sequence[Table], point_of: Mapping[str, str]) -> pd.DataFrame:
-    """The commit of each position: point, sample, relative_position, timestep, after_eos."""
+    """The commit of each position: point, sample, relative_position, timestep, is_text (0 for what is left out)."""
     parts, first = [], 0
+    columns = ["sample_idx", "relative_position", "timestep", f"({OF_TEXT}) AS is_text"]
     for table in tables:
-        found = pd.DataFrame(table.read(["sample_idx", "relative_position", "timestep", "after_eos"], "horizon = 1"))
+        found = pd.DataFrame(table.read(columns, "horizon = 1"))
         parts.append(found.assign(point=point_of[table.run], sample=found.pop("sample_idx") + first))
         first = int(parts[-1]["sample"].max()) + 1 if len(found) else first
     return pd.concat(parts, ignore_index=True)
 
 
-def sums_by_horizon(table: Table) -> pd.DataFrame:
-    """Columns sample_idx, horizon, n, and sums of MEANS or of their lower bounds."""
-    names = [column_of(table, number) for number in MEANS]
-    keys = table.read(["sample_idx", "horizon"], TEXT)
+def reduce_numbers(tables: Sequence[Table], point_of: Mapping[str, str], numbers: Sequence[str]) -> pd.DataFrame:
+    """The sums of some numbers: point, sample, horizon, matched, n, and sums of the numbers or of their bounds."""
+    parts, first = [], 0
+    for table in tables:
+        found = sums_by_horizon(table, numbers)
+        parts.append(found.assign(point=point_of[table.run], sample=found.pop("sample_idx") + first))
+        first = int(parts[-1]["sample"].max()) + 1 if len(found) else first
+    return pd.concat(parts, ignore_index=True)
+
+
+def sums_by_horizon(table: Table, numbers: Sequence[str]) -> pd.DataFrame:
+    """Columns sample_idx, horizon, matched, n, and sums of numbers or of their lower bounds."""
+    names = [column_of(table, number) for number in numbers]
+    keys = table.read(KEYS, OF_TEXT)
     sums: dict[str, np.ndarray] = {}
     for batch in table.batches(names):
-        sums |= sum_samples(keys, table.read(batch, TEXT))
+        sums |= sum_samples(keys, table.read(batch, OF_TEXT))
     return pd.DataFrame(sums)
 
 
 def accepted_tokens(table: Table) -> pd.DataFrame:
-    """For each sample and n of AHEAD: at how many timesteps the next n predicted tokens are all the committed ones.
+    """For each sample and each of the recorded horizons, n: at how many timesteps the next n predicted tokens are all
+    the committed ones.
 
-    Columns sample_idx, ahead, n, accepted; `n` counts the timesteps at which horizon n was recorded and its position
-    lies in the text. Horizons below n that were not recorded are not checked.
+    Columns sample_idx, matched, ahead (that n), n, accepted; `n` counts the timesteps at which horizon n was recorded
+    and its position lies in the text, `matched` are those at which that is so of the largest. Horizons below n that
+    were not recorded are not checked.
     """
-    found = table.read(["sample_idx", "timestep", "horizon", "top1_token_id <> final_token_id AS wrong"], TEXT)
+    names = ["sample_idx", "timestep", "horizon::SMALLINT AS horizon", "top1_token_id <> final_token_id AS wrong"]
+    found = table.read(names, OF_TEXT)
     shape = tuple(int(found[key].max(initial=0)) + 1 for key in ("sample_idx", "timestep"))
     cells = np.ravel_multi_index((found["sample_idx"], found["timestep"]), shape)
+    horizons = table.read(["DISTINCT horizon"], "TRUE ORDER BY horizon")["horizon"].tolist()
+    whole = np.zeros(shape[0] * shape[1], dtype=bool)
+    whole[cells[found["horizon"] == max(horizons, default=1)]] = True
     parts = []
-    for ahead in AHEAD:
+    for ahead in horizons or [1]:
         reached = np.unique(cells[found["horizon"] == ahead])
         failed = np.zeros(shape[0] * shape[1], dtype=bool)
         failed[cells[(found["horizon"] <= ahead) & found["wrong"]]] = True
-        keys = {"sample_idx": reached // shape[1]}
+        keys = {"sample_idx": reached // shape[1], "matched": whole[reached].astype(int)}
         parts.append(pd.DataFrame(sum_samples(keys, {"accepted": 1.0 - failed[reached]})).assign(ahead=ahead))
     return pd.concat(parts, ignore_index=True)
 
 
-def confidence_bins(table: Table) -> pd.DataFrame:
-    """Columns sample_idx, horizon beyond 1, bin (of BINS), n, and sums of right (0 or 1) and confidence."""
+def confidence_bins(table: Table) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Columns sample_idx, matched, horizon beyond 1, n, sums of right (0 or 1) and of confidence; once by `bin` (of
+    BINS), and once by `step`: how many of THRESHOLDS the confidence is above.
+    """
     right = "(top1_token_id = final_token_id)::DOUBLE AS right_"
-    found = table.read(["sample_idx", "horizon", "confidence", right], f"{TEXT} AND horizon > 1")
-    bins = np.minimum((found["confidence"] * BINS).astype(int), BINS - 1)
-    keys = {"sample_idx": found["sample_idx"], "horizon": found["horizon"], "bin": bins}
-    return pd.DataFrame(sum_samples(keys, {"right": found["right_"], "confidence": found["confidence"]}))
+    found = table.read([*KEYS, "confidence", right], f"{OF_TEXT} AND horizon > 1")
+    keys = {name: found[name] for name in ("sample_idx", "horizon", "matched")}
+    sums = {"right": found["right_"], "confidence": found["confidence"]}
+    bins = np.minimum((found["confidence"] * BINS).astype(np.int8), BINS - 1)
+    steps = np.searchsorted(THRESHOLDS, found["confidence"]).astype(np.int8)
+    return pd.DataFrame(sum_samples(keys | {"bin": bins}, sums)), pd.DataFrame(
+        sum_samples(keys | {"step": steps}, sums)
+    )
 
 
 def spread_by_position(tables: Sequence[Table]) -> pd.DataFrame:
-    """Columns horizon beyond 1, relative_position, median, low, high; empty (NaN) where infinite, or where fewer
+    """Columns horizon beyond 1, relative_position, n, median, low, high; empty (NaN) where infinite, or where fewer
     samples than FEWEST_AT_POSITION go on and others have ended.
 
     Infinite values count as the largest, so that they shift the median as they should.
     """
-    number, where = column_of(tables[0], "kl"), f"{TEXT} AND horizon > 1"
+    number, where = column_of(tables[0], "kl"), f"{OF_TEXT} AND horizon > 1"
     ends = [table.read(["count(*) AS n", "count(DISTINCT sample_idx) AS samples", LAST], where) for table in tables]
     values, samples = (sum(int(end[name][0]) for end in ends) for name in ("n", "samples"))
     positions = max(int(end["last"][0]) for end in ends) + 1
@@ -115,8 +158,8 @@ def spread_by_position(tables: Sequence[Table]) -> pd.DataFrame:
         for (horizon, position), kl in together.groupby(["horizon", "relative_position"], sort=True)[number]:
             few = len(kl) < min(FEWEST_AT_POSITION, samples)
             quantiles = [np.nan] * 3 if few else np.quantile(kl, [0.5, *BAND], method="inverted_cdf")
-            rows.append([horizon, position, *np.where(np.isinf(quantiles), np.nan, quantiles)])
-    names = ["horizon", "relative_position", "median", "low", "high"]
+            rows.append([horizon, position, len(kl), *np.where(np.isinf(quantiles), np.nan, quantiles)])
+    names = ["horizon", "relative_position", "n", "median", "low", "high"]
     return pd.DataFrame(rows, columns=names, dtype=None if rows else float).sort_values(names[:2])
 
 

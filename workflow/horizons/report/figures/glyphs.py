@@ -13,6 +13,7 @@ from horizons.report.labels import spell, tell_apart
 
 Key = TypeVar("Key", bound=Hashable)
 
+WORD_ENDS = " ,;/_-"  # after which a line may end
 MOST_CHARACTERS = 80  # of a text in a figure, however narrow
 # Families of matplotlib's own that hold no text: placeholders, and glyphs of TeX at the places of others.
 NO_TEXT = ("Last Resort", "cmb", "cmex", "cmmi", "cmr", "cmss", "cmsy", "cmtt", "STIXNonUnicode", "STIXSize")
@@ -64,28 +65,43 @@ def fit_ends(shown: Sequence[str], width: float, size: float) -> str:
     return "…"
 
 
+def wrap(shown: Sequence[str], width: float, size: float, lines: int) -> str:
+    """The characters on at most so many lines of `width` points, broken where words end as far as they do, with an
+    ellipsis where it is cut.
+    """
+    shown, found = tuple(shown), []
+    while len(found) < lines - 1 and width_of("".join(shown), size) > width:
+        fits = max(1, sum(width_of("".join(shown[:end]), size) <= width for end in range(1, len(shown))))
+        most = fits + (shown[fits] == " ")
+        end = max((at for at in range(fits // 2 + 1, most + 1) if shown[at - 1] in WORD_ENDS), default=fits)
+        found.append("".join(shown[:end]).rstrip(" "))
+        shown = shown[end:]
+    return "\n".join([*found, fit(shown, width, size)])
+
+
 def fit_labels(
-    texts: Mapping[Key, str], width: float, size: float, number: Callable[[Key], str] = str
+    texts: Mapping[Key, str], width: float, size: float, lines: int = 1, number: Callable[[Key], str] = str
 ) -> dict[Key, str]:
-    """A label for each key that fits into `width` points, no two drawn alike.
+    """A label for each key that fits into so many lines of `width` points, no two drawn alike.
 
     Where what fits of two texts is alike, signs show the spaces at their ends; else their last characters, too, are
     shown; else each begins with its number.
     """
+
+    def both_ends(text: str) -> str:
+        cut = fit_ends(printable(text, ends=True), width * (1 + 0.8 * (lines - 1)), size)
+        return wrap(tuple(cut), width, size, lines)
+
     return tell_apart(
         texts,
         [
-            lambda _, text: fit(printable(text), width, size),
-            lambda _, text: fit(printable(text, ends=True), width, size),
-            lambda _, text: fit_ends(printable(text, ends=True), width, size),
-            lambda key, text: _numbered(f"{number(key)}: ", printable(text, ends=True), width, size),
+            lambda _, text: wrap(printable(text), width, size, lines),
+            lambda _, text: wrap(printable(text, ends=True), width, size, lines),
+            lambda _, text: both_ends(text),
+            lambda key, text: wrap((*f"{number(key)}: ", *printable(text, ends=True)), width, size, lines),
         ],
-        lambda label: {outline(label)},
+        lambda label: {tuple(map(outline, label.split("\n")))},
     )
-
-
-def _numbered(number: str, shown: Sequence[str], width: float, size: float) -> str:
-    return number + fit(shown, max(width - width_of(number, size), 0), size)
 
 
 def outline(text: str) -> Hashable:

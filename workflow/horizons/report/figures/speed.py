@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from horizons.report.figures.frame import Lines, open_frame, say_nothing_to_show, swept_lines
-from horizons.report.figures.intervals import describe_bars, means_by
+from horizons.report.figures.frame import UNCUT, Lines, Look, Sheet, open_frame, say_nothing_to_show, swept_lines
+from horizons.report.figures.intervals import count_samples, describe_bars, means_by
 from horizons.report.intervals import FEW_EFFECTIVE
 from horizons.report.labels import group_points, label_points, legend_of
 
@@ -25,15 +24,17 @@ class Looks(NamedTuple):
     curve: bool  # whether one number alone makes the settings, so that a line may lead from one to the next
 
 
-def speed(passes: pd.DataFrame, scores: pd.DataFrame, looks: Looks) -> Figure:
+def speed(passes: pd.DataFrame, scores: pd.DataFrame, looks: Looks, labels: Mapping[str, str], look: Look) -> Sheet:
     """Mean score by tokens a forward pass, one point a swept one, 95 % intervals of both.
 
     `passes` and `scores` hold sums of each sample, of the tokens of its forward passes and of its score. Points that
-    have no scores are left out.
+    have no scores are left out. `labels` says what each point is called.
     """
+    title = "What does speed cost?"
     quick, right = (means_by(table, ["point"], number) for table, number in ((passes, "tokens"), (scores, "score")))
     drawn = quick.merge(right, on="point", suffixes=("_speed", "_score"))
-    figure, axes = open_frame("What does speed cost?", [*describe_bars(scores, right), *_unnamed(looks)], looks.lines)
+    notes = [count_samples(scores), *describe_bars(right), *_unnamed(looks)]
+    figure, axes = open_frame(title, notes, look, looks.lines)
     panel = axes[0, 0]
     groups = drawn.groupby(drawn["point"].map(looks.series), sort=False)
     for number, (series, members) in enumerate(groups):
@@ -51,7 +52,20 @@ def speed(passes: pd.DataFrame, scores: pd.DataFrame, looks: Looks) -> Figure:
     panel.set_ylim(-0.02, 1.04)
     if drawn.empty:
         say_nothing_to_show(panel, "No scores")
-    return figure
+    return Sheet(figure, title, _finding(drawn, labels), notes, drawn.drop(columns="n_speed"))
+
+
+def _finding(drawn: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    """Score and speed of the slowest and of the quickest point."""
+    if drawn.empty:
+        return ""
+    ends = drawn.sort_values("mean_speed").iloc[[0, -1]] if len(drawn) > 1 else drawn
+    said = [
+        f"{row.mean_score:.3g} at {row.mean_speed:.3g} tokens a forward pass"
+        + (f" ({labels[row.point]})" if len(labels) > 1 else "")
+        for row in ends.itertuples()
+    ]
+    return f"the mean score is {' and '.join(said)}"
 
 
 def _unnamed(looks: Looks) -> list[str]:
@@ -70,7 +84,8 @@ def _unnamed(looks: Looks) -> list[str]:
 def _draw_point(panel: Axes, point: Any, color: Any, marker: str) -> None:  # noqa: ANN401, a row and a colour
     # Of the score alone: a policy may well give all samples one speed.
     face = {"markerfacecolor": "white"} if point.effective_samples_score < FEW_EFFECTIVE else {}
-    panel.plot([point.mean_speed], [point.mean_score], color=color, marker=marker, linestyle="none", zorder=3, **face)
+    at = [point.mean_speed], [point.mean_score]
+    panel.plot(*at, color=color, marker=marker, linestyle="none", zorder=3, **UNCUT, **face)
     look = {"color": color, "linewidth": 0.7, "alpha": 0.6, "zorder": 2}
     panel.vlines(point.mean_speed, point.low_score, point.high_score, **look)
     panel.hlines(point.mean_score, point.low_speed, point.high_speed, **look)
