@@ -198,6 +198,10 @@ def _job(stage: str, run: str) -> _Job:
         "points": {number: each.point for number, each in runs.items()},
         "samples": experiment.explorer.samples if stage == "explorer" else ["copy-000", "sort-000"],
         "left_to_right": True,
+        "numbers": [],
+        "groups": {},
+        "plots": experiment.plots.model_dump(),
+        "drawn_tokens": True,
         "experiment": dump_experiment(experiment),
     }
     return _Job(Named(inputs), Named(made), Named(params), [f"{stage}.log"], Named(experiment=NAME), Named())

@@ -58,10 +58,12 @@ def short_name(key: str, keys: Iterable[str]) -> str:
 def as_written(table: pd.DataFrame, points: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """A table with a column run, whose swept values are put into columns after it, as text: 0.0 stays 0.0."""
     table = table.drop(columns=[key for key in swept_keys(points) if key in table])
-    for at, key in enumerate(swept_keys(points), start=list(table.columns).index("run") + 1):
+    swept = pd.DataFrame(index=table.index)
+    for key in swept_keys(points):
         texts = dict(zip(points, value_texts([point.get(key) for point in points.values()]), strict=True))
-        table.insert(at, key, table["run"].map(texts))
-    return table
+        swept[key] = table["run"].map(texts)
+    after = list(table.columns).index("run") + 1
+    return pd.concat([table.iloc[:, :after], swept, table.iloc[:, after:]], axis=1)
 
 
 def value_texts(values: Sequence[Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -309,6 +310,8 @@ def save(figure: Figure, stem: Path) -> None:
     for axes in figure.axes:
         axes.set_position([round(value, 5) for value in axes.get_position(original=True).bounds])
     for suffix, metadata in UNDATED.items():
+        content = BytesIO()  # where nothing fails: matplotlib's clean-up would hide what did
+        figure.savefig(content, format=suffix[1:], metadata=metadata)
         with replacing(stem.with_suffix(suffix)) as temporary:
-            figure.savefig(temporary, format=suffix[1:], metadata=metadata)
+            temporary.write_bytes(content.getvalue())
     plt.close(figure)
