@@ -82,11 +82,18 @@ def divergence_by_horizon(
     notes = [note for number in numbers[:1] for note in count_infinite(sums, column_of(sums, number))]
     banded = floors is not None and factors.fits and not floors["number"][floors["number"].isin(numbers)].empty
     if banded:
-        notes.append("grey: how far the same prediction is from itself, computed otherwise")
+        notes.append(_describe_floors(floors, numbers))
     sheet = by_horizon(title, sums, numbers, factors, look, horizon_across(look), notes)
     if banded:
         _draw_floors(sheet.figure.axes, floors, factors, numbers)
     return sheet
+
+
+def _describe_floors(floors: pd.DataFrame, numbers: Sequence[str]) -> str:
+    """What the band is, and how high it is at most, for it may be too low to be seen."""
+    highest = floors.groupby("number")["floor"].max()
+    heights = [f"{highest[number]:.2g} of the {label_of(number)}" for number in numbers if number in highest]
+    return f"grey: how far the same prediction is from itself, computed otherwise, up to {' and '.join(heights)}"
 
 
 def _draw_floors(panels: Sequence[Axes], floors: pd.DataFrame, factors: Factors, numbers: Sequence[str]) -> None:
