@@ -712,8 +712,8 @@ def test_every_part_of_the_report_is_shown(open_page, report):
         page.locator("[iconname=eye]").first.wait_for()
         captions[part] = [look_at(page, part, number) for number in range(page.locator("[iconname=eye]").count())]
         page.get_by_text("small", exact=True).first.click()
-    assert {part: len(found) for part, found in captions.items()} == {"Figures": 7, "Tables": 3, "Explorer": 1}
-    assert len(set(captions["Figures"])) == 7
+    assert {part: len(found) for part, found in captions.items()} == {"Figures": 8, "Tables": 4, "Explorer": 1}
+    assert len(set(captions["Figures"])) == 8
     assert all("How to read it:" in caption for caption in captions["Figures"])
     assert all(len(caption) > 100 for found in captions.values() for caption in found)
 

@@ -16,7 +16,7 @@ def test_the_recorded_experiment_killed_at_any_moment_in_another_folder_and_run_
     finished, duration = first_run
     shutil.copy(finished / "results/small/experiment.yaml", repository / "config/small.yaml")
     expected = contents(finished / "results/small")
-    suffixes = {".gz", ".json", ".safetensors", ".csv", ".png", ".svg", ".html", ".yaml"}
+    suffixes = {".gz", ".json", ".safetensors", ".csv", ".png", ".svg", ".pdf", ".md", ".tex", ".html", ".yaml"}
     assert {Path(name).suffix for name in expected} == suffixes
     rng = random.Random(0)
     kills = 0

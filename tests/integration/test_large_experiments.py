@@ -48,7 +48,7 @@ def test_the_cost_of_a_dry_run_grows_as_the_runs_do(profiles):
     assert per_run_above < 1.2 * per_run_below
 
 
-@pytest.mark.parametrize("name", ["read_yaml", "load_prompts", "require_samples", "expand_runs", "checkpoint_files"])
+@pytest.mark.parametrize("name", ["read_yaml", "number_prompts", "require_samples", "expand_runs", "checkpoint_files"])
 def test_what_all_runs_share_is_done_as_often_for_many_as_for_few(profiles, name):
     assert len({calls_of(profiles[size], name) for size in SIZES}) == 1
     assert calls_of(profiles[SIZES[0]], name) > 0

@@ -36,7 +36,8 @@ from horizons.report.summary import summarize
 folder = Path(sys.argv[2])
 paths = [[folder / f"{run}.{end}" for run in ("00000", "00001")] for end in ("divergence.csv", "json.gz")]
 candidates = [folder / f"{run}.candidates.json.gz" for run in ("00000", "00001")]
-assert len(summarize(paths[0], {"00000": {}, "00001": {}}, paths[1], candidates)) == 6
+summary = summarize(paths[0], {"00000": {}, "00001": {}}, paths[1], candidates)
+assert (summary["entries"] == "all").sum() == 6
 assert len(horizons.load_table("small", folder.parent)) == 2 * len(triple.metadata)
 print("all of it")
 """

@@ -191,7 +191,7 @@ def test_with_the_largest_logits_alone_everything_says_that_it_is_a_bound(worksp
     svg = (workspace / "results" / "top" / "plots" / "divergence_by_horizon.svg").read_text()
     assert "KL divergence, lower bound (nats)" in svg
     assert (
-        '"bounded":["kl","kl_reverse","js","entropy","final_token_rank"]'
+        '"bounded":["kl","js","entropy","final_token_rank"]'
         in (workspace / "results" / "top" / "explorer.html").read_text()
     )
 

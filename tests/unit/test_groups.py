@@ -6,7 +6,8 @@ from tokenizers import Tokenizer, models
 
 from horizons.errors import UserError
 from horizons.models.token_texts import FileTokenizer
-from horizons.report.groups import Tokens, Way, read_groups, summarize_groups
+from horizons.report.groups import read_groups, summarize_groups
+from horizons.report.ways import Tokens, Way
 from horizons.store.files import read_results, write_results
 from horizons.store.tables import write_table
 from horizons.token_classes import token_classes

@@ -70,7 +70,7 @@ def prompt_facts(dataset: Dataset) -> PromptFacts:
 
 @cache
 def _read_facts(dataset: Dataset, _time: int, _size: int) -> PromptFacts:
-    numbered = _numbered_prompts(dataset)
+    numbered = number_prompts(dataset)
     first_without: dict[str, int] = {}
     for line, prompt in numbered:
         for key in ("continuation", "label", "trace"):
@@ -97,7 +97,7 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
 
     Raises UserError, naming the file and the line, where a line is not a prompt or an id stands twice.
     """
-    return [prompt for _, prompt in _numbered_prompts(dataset)]
+    return [prompt for _, prompt in number_prompts(dataset)]
 
 
 def require_tokens(dataset: Dataset, settings: Generation) -> None:
@@ -111,8 +111,8 @@ def require_tokens(dataset: Dataset, settings: Generation) -> None:
         )
 
 
-def _numbered_prompts(dataset: Dataset) -> list[tuple[int, Prompt]]:
-    """`load_prompts` with the number of each line, from 1."""
+def number_prompts(dataset: Dataset) -> list[tuple[int, Prompt]]:
+    """`load_prompts` with the number of each line, from 1. Raises UserError."""
     path = local_path(dataset.path)
     lines = _read_lines(path)
     prompts: list[tuple[int, Prompt]] = []

@@ -17,10 +17,10 @@ from horizons.columns import NUMBERS
 from horizons.errors import UserError
 from horizons.numbers import Number
 from horizons.progress import progress
-from horizons.report.groups import Tokens, Way, read_tokens, ways_of
 from horizons.report.labels import group_points, label_points, label_texts, short_name, swept_keys, visible
 from horizons.report.samples import sum_samples
 from horizons.report.tables import Table, open_tables
+from horizons.report.ways import Tokens, Way, read_tokens, ways_of
 from horizons.store.streams import ABOUT, read_about, read_candidate_samples, read_outputs, read_token_texts
 from horizons.store.tables import column_of, field_text
 
