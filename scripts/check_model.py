@@ -45,10 +45,12 @@ def main() -> None:
         )
         messages = [{"role": "user", "content": arguments.prompt}] if arguments.chat else None
         prompt = Prompt("check", messages, None if arguments.chat else arguments.prompt)
-        for line in [*describe(model), "", *first_predictions(model, prompt)]:
-            print(line)
+        # What is known of the checkpoint first: the prompt may be none for it.
+        print(*describe(model), "", sep="\n", flush=True)
+        print(*first_predictions(model, prompt), sep="\n")
     except UserError as error:
-        sys.exit(f"check_model.py: {error}")
+        hint = "; give another --prompt" if arguments.prompt == PROMPT else ""
+        sys.exit(f"check_model.py: {error}{hint}")
 
 
 def describe(model: CheckpointModel) -> Iterator[str]:
