@@ -62,11 +62,11 @@ def not_made(experiment: Experiment, folder: Path) -> str | None:
 
 def show_table(folder: Path) -> None:
     summary = read_tables([folder / "summary.csv"])
-    summary = summary[summary["entries"] == "matched"]
     swept = list(summary.columns[1 : list(summary.columns).index("horizon")])
     written = pd.read_csv(folder / "summary.csv", usecols=swept, dtype=str, keep_default_na=False)
-    kl = next(column.removesuffix("_mean") for column in ("kl_mean", "kl_lower_bound_mean") if column in summary)
-    bound = "A lower bound of the KL" if kl != "kl" else "KL"
+    bounded = "matched_kl_mean" not in summary
+    kl = "matched_kl_lower_bound" if bounded else "matched_kl"
+    bound = "A lower bound of the KL" if bounded else "KL"
     print(f"{bound} from the final prediction, in nats: mean ± standard deviation")
     print("Over the positions of the text that have every horizon, so that horizons can be compared")
     for run, rows in summary.groupby("run"):

@@ -15,12 +15,11 @@ from horizons.store.custody import SEAL, write_record
 from horizons.store.files import fingerprint, write_results
 from workflows import REPOSITORY, write_experiment
 
-SUMMARY = """run,seed,horizon,entries,score,kl_mean,kl_std
-00000,7,1,matched,0.5,0.0,0.0
-00000,7,2,matched,0.5,0.25,0.125
-00001,8,1,matched,,0.0,0.0
-00001,8,2,matched,,1.5,0.5
-00001,8,2,all,,9.5,9.5
+SUMMARY = """run,seed,horizon,score,kl_mean,kl_std,matched_kl_mean,matched_kl_std
+00000,7,1,0.5,0.0,0.0,0.0,0.0
+00000,7,2,0.5,9.5,9.5,0.25,0.125
+00001,8,1,,0.0,0.0,0.0,0.0
+00001,8,2,,9.5,9.5,1.5,0.5
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from horizons.columns import NUMBERS, table_columns
 from horizons.report.labels import as_written
-from horizons.report.summary import statistics, summarize
+from horizons.report.summary import one_row_a_horizon, statistics, summarize
 from horizons.store.files import read_results, write_results
 from horizons.store.tables import read_tables, write_table
 from made_up import write_tables
@@ -242,3 +242,15 @@ def test_a_table_comes_back_from_csv_as_it_was(tmp_path):
     back = read_tables([tmp_path / "t.csv"])
     pd.testing.assert_frame_equal(back, table, rtol=1e-8, check_dtype=False)
     assert back["run"][0] == "00000"
+
+
+def test_the_written_summary_has_a_row_for_each_run_and_horizon(tmp_path, results_files, candidates_files):
+    points = {"00000": {}, "00001": {}}
+    long = summarize(write_tables(tmp_path, table_of()), points, results_files, candidates_files)
+    wide = one_row_a_horizon(long)
+    assert not wide.duplicated(["run", "horizon"]).any()
+    for (run, horizon, entries), rows in long.groupby(["run", "horizon", "entries"]):
+        [found] = wide[(wide["run"] == run) & (wide["horizon"] == horizon)].to_dict("records")
+        before = "" if entries == "all" else f"{entries}_"
+        for name in ("n", "num_samples", "perplexity", "kl_mean", "kl_mean_low", "surprisal_std"):
+            pd.testing.assert_series_equal(pd.Series([found[before + name]]), pd.Series(rows[name].tolist()))

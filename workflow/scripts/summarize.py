@@ -14,7 +14,7 @@ if __name__ == "__main__":
             from horizons.recorded import require_recorded
             from horizons.report.labels import as_written
             from horizons.report.pages import describe_runs, readable_summary, table_page
-            from horizons.report.summary import summarize
+            from horizons.report.summary import one_row_a_horizon, summarize
             from horizons.store.custody import check_inputs, own_numbers, write_record
             from horizons.store.files import fingerprint, write_text
             from horizons.store.tables import write_table
@@ -32,7 +32,7 @@ if __name__ == "__main__":
         made_of = check_inputs([*tables, *results, *candidates, *noise]) | {page: fingerprint(page) for page in pages}
         points = snakemake.params.points
         summary = as_written(summarize(tables, points, results, candidates, snakemake.threads, noise), points)
-        write_table(summary, summary_file)
+        write_table(one_row_a_horizon(summary), summary_file)
         write_text(experiment_file, snakemake.params.experiment)
         write_text(readable, table_page("Summary", readable_summary(summary, own_numbers(tables[0]))))
         write_text(provenance, table_page("Config and environment", describe_runs(results)))

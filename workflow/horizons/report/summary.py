@@ -79,6 +79,19 @@ def summarize(
     return summary.astype(dict.fromkeys(whole, "Int64"))
 
 
+def one_row_a_horizon(summary: pd.DataFrame) -> pd.DataFrame:
+    """A summary with one row for each run and horizon: that of all entries, and beside it what the others have.
+
+    What depends on the entries stands there again, with `matched_` and `special_` before its name.
+    """
+    names = list(summary.columns)
+    numbers = names[names.index(Coherence._fields[-1]) + 1 :]
+    chosen = ["num_samples", "n", "perplexity", *(name for name in numbers if not name.endswith("_floor"))]
+    rows = {entries: summary[summary["entries"] == entries].reset_index(drop=True) for entries in ENTRIES}
+    others = [rows[entries][chosen].add_prefix(f"{entries}_") for entries in ENTRIES if entries != "all"]
+    return pd.concat([rows["all"].drop(columns="entries"), *others], axis=1)
+
+
 def summarize_runs(runs: Sequence[Sequence[Path]], points: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of some runs, each given as the paths of its table, results, candidates and, if there is one, noise."""
     rows = []
