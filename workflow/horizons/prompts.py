@@ -103,8 +103,9 @@ def load_prompts(dataset: Dataset) -> list[Prompt]:
 def require_tokens(dataset: Dataset, settings: Generation) -> None:
     """Raise UserError, naming the file and the line, where a prompt lacks the text or the trace that is asked for."""
     key = "trace" if settings.tokens == "replay" else settings.given
-    line = prompt_facts(dataset).first_without.get(key or "")
-    if line is not None:
+    if key is None:
+        return
+    if (line := prompt_facts(dataset).first_without.get(key)) is not None:
         raise UserError(
             f"{local_path(dataset.path)}: line {line}: has no {key}, or an empty one; generation.tokens is "
             f"{settings.tokens!r} and needs it in every line"

@@ -28,8 +28,8 @@ def decode_in_batches(
     """Generate for all samples but those `done`; yields, batch by batch, what became of them by their numbers.
 
     Where the settings say that tokens are given or replayed, the `steps` of the requests are committed. Shorter prompts
-    come first. A batch that does not fit the GPU's memory is done again in halves, and so are those
-    after it, which are longer. Raises UserError if one prompt does not fit, NotFinite where the model fails.
+    come first. A batch that does not fit the GPU's memory is done again in halves, and so are those after it, which are
+    longer. Raises UserError if one prompt does not fit, NotFinite where the model fails.
     """
     if settings.tokens == "given" and not hasattr(model, "open_session"):  # whose noise follows each timestep
         yield from predict_given(model, requests, settings, on_begin, on_commits, done)

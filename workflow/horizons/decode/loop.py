@@ -15,11 +15,11 @@ from horizons.decode.trace import Commits, Trace
 from horizons.models.base import MaskedModel
 from horizons.models.session import open_session
 from horizons.models.transfer import upload
+from horizons.prompts import Step
 
 OnCommits = Callable[[Commits], None]
 # Called with the samples of a batch before their first commit; again where the batch is done again in halves.
 OnBegin = Callable[[list[int]], None]
-Step = tuple[list[int], list[int]]  # positions, ascending, and their tokens
 
 
 class Request(NamedTuple):
