@@ -206,7 +206,8 @@ def killed_runs_go_on(device: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow")}
+    paths = [str(REPOSITORY / "workflow"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def batches_are_halved(device: str) -> str:

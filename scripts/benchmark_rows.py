@@ -3,9 +3,10 @@
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -46,31 +47,53 @@ class Clock:
             raise OutOfTime
 
 
-def paired(
-    what: str,
-    ours: Callable[[], object],
+class Side(NamedTuple):
+    """What is timed beside a reference."""
+
+    what: str
+    run: Callable[[], object]
+    wanted: str = ""  # of the ratio
+
+
+def paired(what: str, ours: Callable[[], object], reference: Callable[[], object], against: str, repeats: int) -> Row:
+    """Time both in turn, `repeats` times after one turn that does not count."""
+    [row] = in_turn([Side(what, ours)], reference, against, repeats)
+    return row
+
+
+def in_turn(
+    sides: Sequence[Side],
     reference: Callable[[], object],
     against: str,
     repeats: int,
-    wanted: str = "",
     clock: Clock | None = None,
-) -> Row:
-    """Time both in turn, `repeats` times after one turn that does not count; raises OutOfTime.
+) -> list[Row]:
+    """Time some functions and the reference in turn, `repeats` times after one turn that does not count.
 
-    Where the clock leaves no time for another turn there are fewer.
+    Where the clock leaves no time for another turn there are fewer. Raises OutOfTime where there is none at all.
     """
-    times: list[tuple[float, float]] = []
-    for _ in tqdm(range(repeats + 1), what, file=sys.stderr, leave=False):
+    turns: list[list[float]] = []
+    for _ in tqdm(range(repeats + 1), sides[0].what, file=sys.stderr, leave=False):
         try:
-            (clock or Clock()).require(sum(times[-1]) if times else 0.0)
+            (clock or Clock()).require(sum(turns[-1]) if turns else 0.0)
         except OutOfTime:
-            if len(times) < 2:
+            if len(turns) < 2:
                 raise
             break
-        times.append((seconds(ours), seconds(reference)))
-    ours_median, reference_median = (statistics.median(side) for side in zip(*times[1:], strict=True))
-    ratio = statistics.median(first / second for first, second in times[1:])
-    return Row(what, ours_median, reference_median, ratio, "s", against, wanted)
+        turns.append([seconds(run) for run in (reference, *(side.run for side in sides))])
+    references, *ours = zip(*turns[1:], strict=True)
+    return [
+        Row(
+            side.what,
+            statistics.median(times),
+            statistics.median(references),
+            statistics.median(one / other for one, other in zip(times, references, strict=True)),
+            "s",
+            against,
+            side.wanted,
+        )
+        for side, times in zip(sides, ours, strict=True)
+    ]
 
 
 def seconds(function: Callable[[], object]) -> float:

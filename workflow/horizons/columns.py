@@ -16,7 +16,8 @@ TEXT, END_OF_TEXT, OTHER_SPECIAL = "text", "end_of_text", "other"
 # In the order of the tables.
 NUMBERS = {number.name: number for number in BUILT_IN}
 BOUNDED = [name for name, number in NUMBERS.items() if number.bounded]
-KEYS = ("run", "sample_idx", "question_id", "relative_position", "horizon", "timestep")
+METADATA_KEYS = ("sample_idx", "question_id", "relative_position", "horizon", "timestep")
+KEYS = ("run", *METADATA_KEYS)
 KINDS = ("after_eos", "special", "matched")
 TOKENS = ("top1_token_id", "final_token_id")
 

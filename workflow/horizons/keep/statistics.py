@@ -51,14 +51,17 @@ class Statistics(Keep):
         dtype = getattr(torch, self.dtype)
         shown = min(CANDIDATES, self.vocab_size)
         looks = token_ids.device.type == "cpu"  # a GPU would have to be waited for
-        rows = max(1, BLOCK_SIZE[token_ids.device.type] // self.vocab_size)
+        horizons = sorted(predictions)
+        length = max(1, BLOCK_SIZE[token_ids.device.type] // self.vocab_size // len(horizons))
         blocks: dict[int, list[dict[str, torch.Tensor]]] = {horizon: [] for horizon in predictions}
-        for first in range(0, len(token_ids), rows):
-            block = slice(first, first + rows)
-            finals = None
-            for horizon in sorted(predictions):
-                prepared = prepare(predictions[horizon][block].to(dtype), looks)
-                finals = prepared if finals is None else finals
+        for first in range(0, len(token_ids), length):
+            block = slice(first, first + length)
+            # The horizons beside each other: one large block keeps a GPU busier than some small ones.
+            together = prepare(torch.cat([predictions[horizon][block].to(dtype) for horizon in horizons]), looks)
+            count = len(token_ids[block])
+            finals = together.rows(slice(0, count))
+            for number, horizon in enumerate(horizons):
+                prepared = together.rows(slice(number * count, (number + 1) * count))
                 block_of = Block(prepared, finals, token_ids[block], looks)
                 numbers = numbers_of(self.numbers, block_of, horizon)
                 blocks[horizon].append(

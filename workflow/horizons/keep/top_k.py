@@ -55,12 +55,15 @@ class TopLogits(Keep):
 
         from horizons.measure.bounds import keep_top_k
 
-        dtype = getattr(torch, self.dtype)
-        kept = {}
-        for horizon, logits in predictions.items():
-            fields = keep_top_k(logits.to(dtype), self._k, token_ids)._asdict()
-            kept[horizon] = fields | {"token_ids": fields["token_ids"].int()}
-        return kept
+        # The horizons beside each other: one large search keeps a GPU busier than some small ones.
+        together = torch.cat(list(predictions.values())).to(getattr(torch, self.dtype))
+        fields = keep_top_k(together, self._k, token_ids.repeat(len(predictions)))._asdict()
+        fields["token_ids"] = fields["token_ids"].int()
+        split = {name: values.split(len(token_ids)) for name, values in fields.items()}
+        return {
+            horizon: {name: parts[number] for name, parts in split.items()}
+            for number, horizon in enumerate(predictions)
+        }
 
     def measure(
         self, fields: dict[str, torch.Tensor], entries: Entries, mask_token_id: int | None, _device: str = "cpu"

@@ -41,12 +41,13 @@ def measure_sample(
     for start in range(0, len(rows[1]), block_length):
         block = slice(start, start + block_length)
         finals, final_positions = None, None
+        first, near = _bring([rows[horizon][block] for horizon in rows], logits, device)
         for horizon in sorted(rows):
             present = np.flatnonzero(rows[horizon][block] >= 0)
             if not len(present):
                 continue
             entries = rows[horizon][block][present]
-            predictions = prepare(logits.index_select(0, torch.from_numpy(entries)).to(device))
+            predictions = prepare(near.index_select(0, torch.from_numpy(entries - first).to(device)))
             if finals is None:
                 finals, final_positions = predictions, present
             matching = finals.rows(_places(np.searchsorted(final_positions, present), device))
@@ -94,6 +95,17 @@ def _rows_by_horizon(horizons: np.ndarray, positions: np.ndarray) -> dict[int, n
     for row, (horizon, position) in enumerate(zip(horizons, positions, strict=True)):
         rows[int(horizon)][position] = row
     return rows
+
+
+def _bring(rows: list[np.ndarray], logits: torch.Tensor, device: str) -> tuple[int, torch.Tensor]:
+    """All logits from the first to the last of some rows (-1: none) on the device, and the number of the first.
+
+    Rows that are asked for lie close to each other, and one large copy to a GPU takes less than gathering them.
+    """
+    asked = np.concatenate(rows)
+    asked = asked[asked >= 0]
+    first, end = int(asked.min(initial=len(logits))), int(asked.max(initial=-1)) + 1
+    return first, logits[first:end].to(device)
 
 
 def _places(index: np.ndarray, device: str) -> torch.Tensor | slice:

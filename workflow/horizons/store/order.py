@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-Row = dict[str, memoryview]  # the bytes of one entry by field
+Row = memoryview  # the bytes of one entry, field after field
 Key = tuple[int, int, int]  # timestep, horizon, position
 
 
@@ -15,8 +16,10 @@ class EntryOrder:
     committed, so no more is held than the trace of predictions holds.
     """
 
-    def __init__(self, horizons: Sequence[int]) -> None:
+    def __init__(self, horizons: Sequence[int], names: Sequence[str]) -> None:
+        """`names` are those of the fields, in the order in which they are to lie in a row."""
         self._reach = max(horizons) - 1
+        self._names = names
         self._held: dict[int, list[tuple[Key, Row]]] = {}
 
     def begin(self, samples: Sequence[int]) -> None:
@@ -36,10 +39,9 @@ class EntryOrder:
         The timesteps of a sample ascend from call to call.
         """
         for horizon, named in fields.items():
-            content = {name: _bytes_of_rows(values) for name, values in named.items()}
-            for number, (timestep, sample, position) in enumerate(zip(timesteps, samples, positions, strict=True)):
-                row = {name: rows[number].data for name, rows in content.items()}
-                self._held[sample].append(((timestep - horizon + 1, horizon, position), row))
+            rows = _side_by_side([_bytes_of_rows(named[name]) for name in self._names])
+            for row, timestep, sample, position in zip(rows, timesteps, samples, positions, strict=True):
+                self._held[sample].append(((timestep - horizon + 1, horizon, position), row.data))
         latest = dict(sorted(zip(samples, timesteps, strict=True)))
         return {sample: self._release(sample, timestep - self._reach) for sample, timestep in latest.items()}
 
@@ -56,6 +58,11 @@ class EntryOrder:
         return [row for _, row in sorted(due, key=lambda entry: entry[0])]
 
 
-def _bytes_of_rows(values: torch.Tensor):  # noqa: ANN202, a numpy array
+def _side_by_side(columns: list[np.ndarray]) -> np.ndarray:
+    """Bytes (n, ...) of each field -> (n, bytes of a row); no copy of a field that is alone."""
+    return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+
+
+def _bytes_of_rows(values: torch.Tensor) -> np.ndarray:
     """(n, ...) of any dtype -> its bytes, uint8 (n, bytes of a row); no copy."""
     return values.reshape(len(values), -1).view(torch.uint8).numpy()

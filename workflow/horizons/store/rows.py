@@ -4,9 +4,11 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+import numpy as np
 
 from horizons.errors import UserError
 from horizons.store.files import READ_SIZE, checksum_of_parts, digest_of_range, naming, temporary_path
@@ -14,8 +16,8 @@ from horizons.store.layout import Field, Layout, safetensors_header
 from horizons.store.order import Row
 
 MAX_CACHED = 2**26  # bytes of a run that may lie in the page cache before they begin to go to the disk
-MIN_WRITE = 2**18  # bytes of a field that are written together
-MAX_BUFFERS = 512  # and rows; the system takes 1024 at once
+MIN_WRITE = 2**18  # bytes of a sample that are written together
+MAX_ROWS = 512  # and rows; the system takes 1024 buffers at once
 
 
 class SampleRows(NamedTuple):
@@ -26,14 +28,12 @@ class SampleRows(NamedTuple):
 
 
 class _Part:
-    """The rows of one sample and field, as far as they came."""
+    """The rows of one sample, as far as they came."""
 
-    def __init__(self) -> None:
-        self.num_entries = 0
-        self.written = 0  # bytes
-        self.waiting: list[memoryview] = []
-        self.waiting_bytes = 0
-        self.digest: Any = hashlib.sha256()
+    def __init__(self, fields: Iterable[Field]) -> None:
+        self.written = 0  # entries
+        self.waiting: list[Row] = []
+        self.digests: dict[str, Any] = {field.name: hashlib.sha256() for field in fields}
 
 
 class RowFile:
@@ -52,7 +52,7 @@ class RowFile:
         for count in self.room:
             self._first.append(self._first[-1] + count)
         self._offsets = layout.offsets(self._first[-1])
-        self._parts: dict[tuple[str, int], _Part] = {}
+        self._parts: dict[int, _Part] = {}
         self._finished: dict[int, SampleRows] = {}
         self._descriptor = -1
         self._cached = 0  # bytes written since the page cache was let go
@@ -72,28 +72,22 @@ class RowFile:
         """Samples begin, perhaps anew: what was written of them is void."""
         for sample in samples:
             self._finished.pop(sample, None)
-            for field in self.layout.fields:
-                self._parts[field.name, sample] = _Part()
+            self._parts[sample] = _Part(self.layout.fields)
 
     def append(self, sample: int, rows: Iterable[Row]) -> None:
-        """Write the next rows of a sample."""
+        """Write the next rows of a sample. Raises ValueError where it has more entries than there is room."""
+        part = self._parts[sample]
         for row in rows:
-            for field in self.layout.fields:
-                part = self._parts[field.name, sample]
-                part.waiting.append(row[field.name])
-                part.waiting_bytes += field.row_bytes
-                part.num_entries += 1
-                if part.waiting_bytes >= MIN_WRITE or len(part.waiting) >= MAX_BUFFERS:
-                    self._write(field, sample, part)
+            part.waiting.append(row)
+            if len(part.waiting) >= MAX_ROWS or len(part.waiting) * self.layout.row_bytes >= MIN_WRITE:
+                self._write(sample, part)
 
     def end(self, sample: int) -> SampleRows:
-        """Write what is left of a sample. Raises ValueError where it has more entries than there is room."""
-        digests = {}
-        for field in self.layout.fields:
-            part = self._parts.pop((field.name, sample))
-            self._write(field, sample, part)
-            digests[field.name] = part.digest.hexdigest()
-        self._finished[sample] = SampleRows(part.num_entries, digests)
+        """Write what is left of a sample. Raises ValueError as `append` does."""
+        part = self._parts.pop(sample)
+        self._write(sample, part)
+        digests = {name: digest.hexdigest() for name, digest in part.digests.items()}
+        self._finished[sample] = SampleRows(part.written, digests)
         return self._finished[sample]
 
     def adopt(self, sample: int, rows: SampleRows) -> bool:
@@ -142,21 +136,33 @@ class RowFile:
         """Where in the file the rows of a sample begin."""
         return len(self._header) + self._offsets[field.name] + self._first[sample] * field.row_bytes
 
-    def _write(self, field: Field, sample: int, part: _Part) -> None:
-        if part.num_entries > self.room[sample]:
+    def _write(self, sample: int, part: _Part) -> None:
+        rows, part.waiting = part.waiting, []
+        if part.written + len(rows) > self.room[sample]:
             raise ValueError(f"{self.path}: sample {sample} has more than {self.room[sample]} entries")
-        with naming(self.path):
-            _write_all(self._descriptor, part.waiting, self._place(field, sample) + part.written)
-        for data in part.waiting:
-            part.digest.update(data)
-        part.written += part.waiting_bytes
-        self._cached += part.waiting_bytes
-        part.waiting, part.waiting_bytes = [], 0
+        for field, buffers in self._by_field(rows):
+            with naming(self.path):
+                _write_all(self._descriptor, buffers, self._place(field, sample) + part.written * field.row_bytes)
+            for data in buffers:
+                part.digests[field.name].update(data)
+        part.written += len(rows)
+        self._cached += len(rows) * self.layout.row_bytes
         if self._cached >= MAX_CACHED and hasattr(os, "posix_fadvise"):
             # Begins to bring it to the disk, and lets go of what is there: the memory a run takes stays the same and
             # little is left to wait for at its end.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self._cached = 0
+
+    def _by_field(self, rows: list[Row]) -> Iterator[tuple[Field, list[memoryview]]]:
+        """The bytes of each field of some rows; those of a single field as they are, for they may be large."""
+        if len(self.layout.fields) == 1:
+            yield self.layout.fields[0], rows
+            return
+        together = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), self.layout.row_bytes)
+        start = 0
+        for field in self.layout.fields:
+            yield field, [np.ascontiguousarray(together[:, start : start + field.row_bytes]).reshape(-1).data]
+            start += field.row_bytes
 
     def _read_digest(self, field: Field, sample: int, num_entries: int) -> str:
         start = self._place(field, sample)

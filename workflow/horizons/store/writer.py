@@ -53,7 +53,7 @@ class TripleWriter:
         self.results_file, self.horizons, self.block_size = results_file, horizons, block_size
         self.logits_file, self.metadata_file = run_paths(results_file)
         self._rows = RowFile(self.logits_file, layout, room)
-        self._order = EntryOrder(horizons)
+        self._order = EntryOrder(horizons, [field.name for field in layout.fields])
 
     def __enter__(self) -> Self:
         self._rows.__enter__()
