@@ -29,8 +29,9 @@ BASE_MB = 3000  # Python with torch, its CUDA context, and the two Snakemakes of
 QUEUED = 4  # timesteps: one computed, one being written, two waiting
 START_MINUTES = 10  # imports, and weights read from a slow disk
 
-# Floating-point operations a second, of a GPU some years old and of one CPU thread, busy for a part of the time.
-GPU_SPEED = 2e13
+# Floating-point operations a second: of a GPU half of what an H200 does with a batch of 1, and a tenth of what it does
+# with 16 (docs/benchmark.md), so that it is enough for one some years old; of a CPU those of one thread.
+GPU_SPEED = 5e13
 CPU_SPEED = 5e9
 
 # What is not known of a checkpoint is taken for LLaDA-8B's weights and Dream-7B's vocabulary.
