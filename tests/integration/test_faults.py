@@ -112,7 +112,12 @@ def test_a_read_only_repository_is_used_from_a_folder_of_links_as_the_page_says(
         refused = subprocess.run(
             ["bash", "run.sh", "small"], cwd=repository, capture_output=True, text=True, check=False
         )
+        refused_by_snakemake = run_snakemake(repository, "--dry-run", "results/small/00000.divergence.csv")
         run = run_snakemake(elsewhere, "results/small/00000.divergence.csv")
+    assert refused_by_snakemake.returncode == 1
+    said = f"{repository}: can't be written to, and Snakemake keeps its notes there; make a folder of links to it and "
+    assert f"\n{said}run it there, as docs/reliability.md says\n" in refused_by_snakemake.stderr
+    assert "Traceback" not in refused_by_snakemake.stderr
     assert refused.returncode == 1
     assert refused.stderr == (
         f"run.sh: {repository}: can't be written to; make a folder of links to it and run it there, as "
@@ -121,6 +126,26 @@ def test_a_read_only_repository_is_used_from_a_folder_of_links_as_the_page_says(
     assert run.returncode == 0, run.stderr
     assert (elsewhere / "results/small/00000.divergence.csv").stat().st_size
     assert not (repository / "results/small").exists()
+
+
+def test_a_full_folder_of_temporary_files_is_told_in_one_line(repository, tmp_path, monkeypatch):
+    full = tmp_path / "full"
+    with mounted(full, "size=64k"):
+        with pytest.raises(OSError, match="No space left"):
+            (full / "content").write_bytes(bytes(10**6))
+        monkeypatch.setenv("TMPDIR", str(full))
+        run = run_snakemake(repository, "results/small/00000.json.gz")
+    assert run.returncode == 1
+    said = f"{full}: temporary files can't be written, No space left on device; set TMPDIR to a folder with room\n"
+    assert f"\n{said}" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_no_home_is_needed(repository, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    run = run_snakemake(repository, "results/small/00000.divergence.csv")
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_results_folder_that_vanishes_is_told_in_one_line_and_leaves_nothing(repository):

@@ -1,7 +1,9 @@
 """What an experiment and its jobs need, known before anything runs: samples, entries, bytes, memory, time. No torch."""
 
 import math
+import os
 import shutil
+import tempfile
 from bisect import bisect_right
 from functools import cache
 from pathlib import Path
@@ -33,6 +35,9 @@ START_MINUTES = 10  # imports, and weights read from a slow disk
 # with 16 (docs/benchmark.md), so that it is enough for one some years old; of a CPU those of one thread.
 GPU_SPEED = 5e13
 CPU_SPEED = 5e9
+
+TEMPORARY_FOLDERS = ("TMPDIR", "TEMP", "TMP")
+TEMPORARY_BYTES = 2**16  # that a workflow needs at least, for notes of Snakemake and of its solver
 
 # What is not known of a checkpoint is taken for LLaDA-8B's weights and Dream-7B's vocabulary.
 UNKNOWN = Facts(152_064, "bfloat16", 16_000_000_000)
@@ -263,6 +268,24 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def require_workplace() -> None:
+    """Raise UserError where the working folder, or that of temporary files, can't be written to."""
+    if not os.access(".", os.W_OK):
+        raise UserError(
+            f"{Path.cwd()}: can't be written to, and Snakemake keeps its notes there; make a folder of links to it and "
+            "run it there, as docs/reliability.md says"
+        )
+    for variable in TEMPORARY_FOLDERS:  # tempfile would quietly take another folder, Snakemake's solver would not
+        folder = os.environ.get(variable) or tempfile.gettempdir()
+        try:
+            with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+                file.write(bytes(TEMPORARY_BYTES))
+        except OSError as error:
+            raise UserError(
+                f"{folder}: temporary files can't be written, {error.strerror}; set {variable} to a folder with room"
+            ) from error
 
 
 def missing_room(experiment: Experiment, folder: Path) -> str | None:
