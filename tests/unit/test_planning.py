@@ -90,6 +90,11 @@ def test_runs_are_the_sweep_times_the_shards_and_samples_are_shared_out(tmp_path
     assert columnar.jobs == plan.jobs + 8 + 2  # each run, the summary and the comparison
     noisy = plan_experiment(experiment(tmp_path, prompts=5, sweep=sweep, shards=2, noise={"samples": 2}))
     assert noisy.jobs == plan.jobs + 8
+    groups = {"start": {"position": [0]}}
+    all_of_it = {"noise": {"samples": 2}, "groups": groups, "divergence": {"numbers": ["renyi"]}}
+    larger = plan_experiment(experiment(tmp_path, prompts=5, sweep=sweep, shards=2, tables="parquet", **all_of_it))
+    own_numbers, groups_and_their_figure = 1, 2
+    assert larger.jobs == columnar.jobs + 8 + 8 + own_numbers + groups_and_their_figure + 1  # groups.parquet
     without = plan_experiment(experiment(tmp_path, generation={"save_logits": False}, shards=5))
     assert (without.jobs, without.entries, without.total_bytes) == (5, 0, 0)
 

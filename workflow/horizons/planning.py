@@ -106,12 +106,14 @@ def plan_experiment(experiment: Experiment, vocab_size: int | None = None) -> Pl
         if run.shard == 0:
             shards_needed.append(_shards_needed(run, samples, size, dtype))
     compared = shares_prompts(expanded)
-    of_all = STAGES_OF_ALL + compared + compares_speed(expanded)
-    of_all += any(run.config.shows_coherence for run in expanded)
-    # The tables of runs, the summary and the comparison.
-    as_parquet = len(runs) + 1 + compared if experiment.tables == "parquet" else 0
-    of_a_run = STAGES_OF_A_RUN + (experiment.noise is not None)
-    jobs = of_a_run * len(runs) + of_all + as_parquet if saving else len(runs)
+    noisy, grouped = experiment.noise is not None, bool(experiment.groups)
+    of_all = STAGES_OF_ALL + compared + compares_speed(expanded) + grouped + len(experiment.groups)
+    of_all += any(run.config.shows_coherence for run in expanded) + bool(experiment.divergence.numbers)
+    of_a_run = STAGES_OF_A_RUN + noisy
+    if experiment.tables == "parquet":
+        of_all += 1 + compared + grouped
+        of_a_run += 1 + noisy
+    jobs = of_a_run * len(runs) + of_all if saving else len(runs)
     return Plan(runs, jobs, None if None in shards_needed else max(shards_needed, default=1))
 
 

@@ -43,6 +43,7 @@ localrules:
     explorer,
     compare,
     summarize,
+    parquet_groups,
     parquet_comparison,
     parquet_summary,
 
@@ -238,7 +239,10 @@ def pages_of(wildcards) -> list[str]:
     runs = []
     if experiment_of(wildcards.experiment).tables == "parquet":
         outputs += rules.parquet_comparison.output if has_comparison(wildcards.experiment) else []
+        outputs += rules.parquet_groups.output if names else []
         runs = of_all_runs(rules.parquet.output.table, wildcards.experiment)
+        if experiment_of(wildcards.experiment).noise is not None:
+            runs += of_all_runs(rules.parquet_noise.output.table, wildcards.experiment)
     paths = (
         path
         for output in outputs
@@ -303,7 +307,7 @@ def remove_stale_parquet(folder: Path) -> None:
         return
     asked = {output for job in workflow.dag.jobs for output in job.output}
     for path in folder.glob("*.parquet"):
-        if re.fullmatch(r"\d{5}\.divergence|summary|comparison", path.stem) and str(path) not in asked:
+        if re.fullmatch(r"\d{5}\.(divergence|noise)|summary|comparison|groups", path.stem) and str(path) not in asked:
             path.unlink()
 
 

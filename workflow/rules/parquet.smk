@@ -20,6 +20,29 @@ rule parquet:
         "../scripts/parquet.py"
 
 
+use rule parquet as parquet_noise with:
+    input:
+        table=rules.noise.output.table,
+        record=rules.noise.output.record,
+    output:
+        table="results/{experiment}/{run}.noise.parquet",
+    log:
+        "logs/parquet_noise/{experiment}/{run}.log",
+    benchmark:
+        "benchmarks/parquet_noise/{experiment}/{run}.tsv"
+
+
+use rule parquet as parquet_groups with:
+    input:
+        table=rules.groups.output.table,
+    output:
+        table="results/{experiment}/groups.parquet",
+    log:
+        "logs/parquet_groups/{experiment}.log",
+    benchmark:
+        "benchmarks/parquet_groups/{experiment}.tsv"
+
+
 use rule parquet as parquet_comparison with:
     input:
         table=rules.compare.output.table,

@@ -17,6 +17,7 @@ from matplotlib.font_manager import FontProperties, findfont
 
 from horizons.config import Plots, pool_seeds
 from horizons.errors import UserError
+from horizons.progress import progress
 from horizons.report.captions import Caption, write_captions
 from horizons.report.coherence import coherence_by_point
 from horizons.report.figures.acceptance import acceptance
@@ -187,7 +188,8 @@ def draw_coherence(
     with figure_style(style, plots):
         use_fonts_for(label_points(points).values())
         with open_tables(table_files) as tables:
-            found = coherence_by_point([table for table in tables if table.run in points], point_of)
+            shown = [table for table in tables if table.run in points]
+            found = coherence_by_point(progress(shown, "coherence", "run", len(shown)), point_of)
         factors = factors_of(
             points, *(key if key in swept_keys(points) else None for key in (plots.colour, plots.panels))
         )
@@ -255,7 +257,8 @@ def read_speeds(results_files: Iterable[Path], point_of: Mapping[str, str]) -> t
     point each run is drawn.
     """
     passes, scores, sample = [], [], -1
-    for path in results_files:
+    files = list(results_files)
+    for path in progress(files, "speed", "run", len(files)):
         point = point_of[run_number(path)]
         for output in read_outputs(path):
             sample += 1

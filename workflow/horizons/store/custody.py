@@ -85,14 +85,14 @@ def record_of_run(path: Path) -> Path:
 
 
 def own_numbers(table: Path) -> list[Number]:
-    """A user's own numbers among the columns of a divergence table, as the record beside it describes them.
+    """A user's own numbers among the columns of a table of a run, as the record beside it describes them.
 
     None where there is no such record. Raises NoRecord for one that is damaged.
     """
     record = record_of_run(table)
     if not record.exists():
         return []
-    return [Number.from_description(described) for described in read_record(record, "divergence").numbers]
+    return [Number.from_description(described) for described in read_record(record, stage_of(table)).numbers]
 
 
 def check_inputs(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from horizons.progress import progress
 from horizons.store.files import DTYPES, checksum_of_parts
 from horizons.store.layout import HEADER_NAMES
 from horizons.strict_json import shorten
@@ -32,7 +33,9 @@ def check_fields(
         }
         for row, problem in promise.keep.problems(fields, promise.entries(), promise.mask_token_id, promise.greedy):
             yield f"{promise.key(row)}: {problem}"
-        checksum = checksum_of_parts(content[:data_offset], _digests(content, data_offset, expected, promise))
+        digests = _digests(content, data_offset, expected, promise)
+        watched = progress(digests, "validate", "part", len(fields) * (len(promise.starts) - 1))
+        checksum = checksum_of_parts(content[:data_offset], watched)
         del fields
     yield from checksum_problems(checksum, promise)
 
