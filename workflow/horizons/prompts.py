@@ -3,7 +3,8 @@
 import codecs
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,12 +142,21 @@ def source_of(dataset: Dataset) -> dict[str, Any] | None:
     `scripts/make_prompts.py` writes it. Raises UserError where the file can't be read.
     """
     path = local_path(dataset.path)
-    return _read_header(_read_lines(path)[0], str(path))
+    with _readable(path), path.open("rb") as file:
+        first = file.readline()
+    return _read_header(first.removeprefix(codecs.BOM_UTF8), str(path))
 
 
 def _read_lines(path: Path) -> list[bytes]:
-    try:
+    with _readable(path):
         return path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises UserError where a prompt file can't be read."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}; check dataset.path") from error
 

@@ -15,6 +15,7 @@ ESCAPES = {
     "~": r"\textasciitilde{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",  # the usual encoding of fonts has a dash in its place
 }
 
 
