@@ -24,7 +24,7 @@ from horizons.report.figures.by_position import divergence_by_position
 from horizons.report.figures.calibration import calibration, calibration_table, confidence_table, with_gaps
 from horizons.report.figures.data import of_entries, reduce_tables
 from horizons.report.figures.factors import factors_of
-from horizons.report.figures.frame import NAMED, Look, swept_lines
+from horizons.report.figures.frame import NAMED, UNDATED, Look, swept_lines
 from horizons.report.figures.glyphs import fit, printable
 from horizons.report.plots import DEFAULT, draw
 from horizons.report.summary import summarize
@@ -53,6 +53,12 @@ def reduced(folder, table, point_of=None):
     point_of = point_of or dict.fromkeys(table["run"].unique(), "00000")
     with open_tables(write_tables(folder, table)) as tables:
         return reduce_tables(tables, point_of)
+
+
+@pytest.fixture
+def _as_png_alone(monkeypatch):
+    """Figures are written in one format: to embed fonts in a PDF takes longer than to draw."""
+    monkeypatch.setattr("horizons.report.figures.frame.UNDATED", {".png": UNDATED[".png"]})
 
 
 @pytest.fixture(autouse=True)
@@ -106,12 +112,14 @@ def test_every_figure_is_there_and_the_same_again(tmp_path):
     ],
     ids=["only 1", "1 and 16", "1 to 8", "one sample", "infinite", "one token", "no text", "always sure"],
 )
+@pytest.mark.usefixtures("_as_png_alone")
 def test_lacking_data_are_drawn_without_a_warning(tmp_path, change, horizons):
     table = change(make_table(samples=12, max_tokens=20, horizons=horizons))
     assert len(draw_all(tmp_path, table, {"00000": {}})) == 8
 
 
 @pytest.mark.parametrize("values", [[n / 10 for n in range(20)], [f"task ${n}$ {'long ' * 9}" for n in range(20)]])
+@pytest.mark.usefixtures("_as_png_alone")
 def test_a_sweep_of_twenty_values_fits(tmp_path, values):
     points = {f"{n:05d}": {"some.key": value} for n, value in enumerate(values)}
     files = draw_all(tmp_path, make_table(runs=20, samples=2), points)
