@@ -23,7 +23,7 @@ container: "workflow/envs/horizons.sif"
 # results/{experiment}/{run}.noise.csv | .noise.json    with noise
 # results/{experiment}/plots/{figure}.png | .svg | .pdf | .csv, captions.md | .tex, confidence.csv
 # results/{experiment}/summary.csv | summary.html | provenance.html | explorer.html | experiment.yaml | summary.json
-# results/{experiment}/comparison.csv | groups.csv
+# results/{experiment}/comparison.csv | .json, groups.csv | .json
 # results/{experiment}/{run}.divergence.parquet | summary.parquet | comparison.parquet    with tables: parquet
 # logs/{rule}/{experiment}[/{run}].log, benchmarks/{rule}/{experiment}[/{run}].tsv
 wildcard_constraints:

@@ -70,6 +70,12 @@ def test_groups_are_in_tables_figures_and_page_and_a_change_generates_and_measur
     assert {path.name: path.stat().st_mtime_ns for path in results.glob("0*")} == made
     assert set(pd.read_csv(results / "groups.csv")["group"]) == {"kind"}
 
+    whole = (results / "groups.csv").read_bytes()
+    (results / "groups.csv").write_bytes(whole.replace(b",0.", b",1.", 1))
+    run = run_snakemake(folder, "results/small/summary.csv")
+    assert "results/small/groups.csv: was changed after it was written" in run.stderr
+    assert (results / "groups.csv").read_bytes() == whole
+
 
 def test_a_group_by_a_key_that_no_prompt_has_stops_a_dry_run_in_one_line(repository):
     write_experiment(repository, "small", groups={"x": {"prompt": "nope"}})

@@ -115,6 +115,11 @@ def test_swept_points_are_compared_where_they_share_prompts(workspace):
     assert {line.split(",")[1] for line in summary[1:]} == {"0.0", "0.5"}  # as they were written
     assert "drawn at a temperature" in (workspace / "results/warm/plots/captions.md").read_text()
     assert (workspace / "results/warm/plots/comparison.png").exists()
+    table = workspace / "results/warm/comparison.csv"
+    whole = table.read_bytes()
+    table.write_bytes(whole.replace(b",0.", b",1.", 1))
+    assert f"{table.relative_to(workspace)}: was changed" in snakemake(workspace, "results/warm/summary.csv").stderr
+    assert table.read_bytes() == whole
     assert not (workspace / "results/small/comparison.csv").exists()  # other tasks have other prompts
 
 

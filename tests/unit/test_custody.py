@@ -8,6 +8,7 @@ import pytest
 from horizons.columns import MATHS_VERSION
 from horizons.errors import UserError
 from horizons.store.custody import (
+    TABLES,
     NoRecord,
     change_since,
     check_inputs,
@@ -60,6 +61,20 @@ def test_a_changed_file_is_one_line_with_what_was_found_and_expected_and_the_rem
     (tmp_path / name).write_text(content[:-1])
     with pytest.raises(UserError, match=f"has {len(content) - 1} bytes, expected {len(content)} by"):
         check_inputs(paths)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_an_experiment_has_a_record_of_its_own(tmp_path, name):
+    table = tmp_path / name
+    table.write_text("run,kl\n00000,0.5\n")
+    write_record(table.with_suffix(".json"), table.stem, [table], {})
+    assert check_inputs([table]) == {table: fingerprint(table)}
+    table.write_text("run,kl\n00000,0.6\n")
+    with pytest.raises(UserError, match=f"by {table.with_suffix('.json')}; remove {name} and run again"):
+        check_inputs([table])
+    table.with_suffix(".json").unlink()
+    with pytest.raises(NoRecord):
+        check_inputs([table])
 
 
 def test_the_files_of_another_run_are_refused_with_and_without_their_record(tmp_path):

@@ -27,7 +27,7 @@ from horizons.planning import memory_mb, missing_room, require_blocks, run_minut
 from horizons.prompts import compares_speed, local_path, require_fields, require_samples, shares_prompts
 from horizons.recorded import difference, same_runs
 from horizons.store.aside import set_aside
-from horizons.store.custody import SEAL, NoRecord, change_since, own_numbers, read_sealed, record_of_run
+from horizons.store.custody import SEAL, NoRecord, change_since, own_numbers, read_sealed, record_of, stage_of
 
 CONFIG = Path("config")
 
@@ -139,7 +139,7 @@ def validation_for_noise(wildcards) -> str:
     if experiment_of(wildcards.experiment).noise is None:
         raise SystemExit(f"config/{wildcards.experiment}.yaml: has no section noise, so none is measured")
     table = Path(f"results/{wildcards.experiment}/{wildcards.run}.noise.csv")
-    if looks_at_results() and table.exists() and (found := change_since(record_of_run(table), "noise")):
+    if looks_at_results() and table.exists() and (found := change_since(record_of(table), "noise")):
         make_anew(table, found)
     return expand(pattern_of(rules.validate.output.report), **wildcards)[0]
 
@@ -158,8 +158,16 @@ def noise_of(experiment: str) -> list[str]:
 
 def change_of_table(table: Path, experiment: Experiment) -> str | None:
     """What is no longer as the record beside a table says, a user's own numbers among it."""
-    record = record_of_run(table)
+    record = record_of(table)
     return change_since(record, "divergence") or changed_numbers(own_numbers(table), experiment.divergence.numbers)
+
+
+def whole_tables_of(wildcards, made: str) -> list[str]:
+    """The tables of all runs, for a table of an experiment that is made of them; one that is not whole is made anew."""
+    table = Path("results", wildcards.experiment, made)
+    if looks_at_results() and table.exists() and (found := change_since(record_of(table), stage_of(table), read=True)):
+        make_anew(table, found)
+    return of_all_runs(rules.divergence.output.table, wildcards.experiment)
 
 
 def groups_of(experiment: str) -> dict[str, dict]:

@@ -1,14 +1,14 @@
 """Compare every swept point of an experiment with the first, on the prompts that they share.
 
 Input: the tables and results of all its runs, the records that say which those are, and the style file. Output:
-`comparison.csv`, and its main part as a figure. An experiment has them where its points share prompts, which those of
+`comparison.csv`, its main part as a figure, and the record of what the table was made of. An experiment has them where its points share prompts, which those of
 other tasks do not.
 """
 
 
 rule compare:
     input:
-        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        tables=lambda wildcards: whole_tables_of(wildcards, "comparison.csv"),
         results=lambda wildcards: of_all_runs(rules.generate.output.results, wildcards.experiment),
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
         style=local("workflow/report/horizons.mplstyle"),
@@ -23,6 +23,7 @@ rule compare:
         ),
         png=figure("comparison", "8. Do the swept values differ?"),
         captions=captions("comparison"),
+        record="results/{experiment}/comparison.json",
     log:
         "logs/compare/{experiment}.log",
     benchmark:

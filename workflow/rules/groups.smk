@@ -1,14 +1,14 @@
 """Summarize and draw the groups of entries that an experiment names.
 
 Input: the tables and candidates of all its runs, the records that say which those are, and the style file. Output:
-`groups.csv`, one row for each swept value, group and horizon, and for each way to divide a figure. Only an experiment
-with `groups` has them.
+`groups.csv`, one row for each swept value, group and horizon, the record of what it was made of, and for each way to
+divide a figure. Only an experiment with `groups` has them.
 """
 
 
 rule groups:
     input:
-        tables=lambda wildcards: of_all_runs(rules.divergence.output.table, wildcards.experiment),
+        tables=lambda wildcards: whole_tables_of(wildcards, "groups.csv"),
         candidates=lambda wildcards: of_all_runs(rules.divergence.output.candidates, wildcards.experiment),
         records=lambda wildcards: of_all_runs(rules.divergence.output.record, wildcards.experiment),
     output:
@@ -19,6 +19,7 @@ rule groups:
             subcategory="Tables",
             labels={"result": "Means of groups (CSV)"},
         ),
+        record="results/{experiment}/groups.json",
     log:
         "logs/groups/{experiment}.log",
     benchmark:
@@ -35,6 +36,7 @@ rule groups:
 rule plot_group:
     input:
         table=rules.groups.output.table,
+        record=rules.groups.output.record,
         style=local("workflow/report/horizons.mplstyle"),
     output:
         **drawings("group-{group}"),

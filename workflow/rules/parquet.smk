@@ -1,6 +1,6 @@
 """Write the tables of an experiment as Parquet, too, where it says `tables: parquet`, or where one is asked for.
 
-Input: a table, and if it is that of a run the record that says which that is. Output: the same with another ending.
+Input: a table, and the record that says which that is. Output: the same with another ending.
 """
 
 
@@ -35,6 +35,7 @@ use rule parquet as parquet_noise with:
 use rule parquet as parquet_groups with:
     input:
         table=rules.groups.output.table,
+        record=rules.groups.output.record,
     output:
         table="results/{experiment}/groups.parquet",
     log:
@@ -46,6 +47,7 @@ use rule parquet as parquet_groups with:
 use rule parquet as parquet_comparison with:
     input:
         table=rules.compare.output.table,
+        record=rules.compare.output.record,
     output:
         table="results/{experiment}/comparison.parquet",
     log:
@@ -57,6 +59,7 @@ use rule parquet as parquet_comparison with:
 use rule parquet as parquet_summary with:
     input:
         table=rules.summarize.output.summary,
+        record=rules.summarize.output.seal,
     output:
         table="results/{experiment}/summary.parquet",
     log:

@@ -12,7 +12,6 @@ if __name__ == "__main__":
             from horizons.store.custody import check_inputs
 
         path = Path(snakemake.input.table)
-        if snakemake.input.get("record"):
-            check_inputs([path])
+        check_inputs([path])
         with open_tables([path]) as [table]:
             table.write_parquet(Path(snakemake.output.table))

@@ -11,9 +11,12 @@ if __name__ == "__main__":
             from horizons.config import Plots
             from horizons.report.groups import read_groups
             from horizons.report.plots import draw_groups
+            from horizons.store.custody import check_inputs
 
+        table = Path(snakemake.input.table)
+        check_inputs([table])
         draw_groups(
-            read_groups(Path(snakemake.input.table)),
+            read_groups(table),
             snakemake.wildcards.group,
             snakemake.params.points,
             Path(snakemake.input.style),

@@ -15,7 +15,7 @@ if __name__ == "__main__":
             from horizons.report.labels import as_written
             from horizons.report.pages import describe_runs, readable_summary, table_page
             from horizons.report.summary import one_row_a_horizon, summarize
-            from horizons.store.custody import check_inputs, own_numbers, write_record
+            from horizons.store.custody import TABLES, check_inputs, own_numbers, write_record
             from horizons.store.files import fingerprint, write_text
             from horizons.store.tables import write_table
 
@@ -29,7 +29,9 @@ if __name__ == "__main__":
         source = f"config/{snakemake.wildcards.experiment}.yaml"
         experiment = parse_experiment(yaml.safe_load(snakemake.params.experiment), source)
         require_recorded(results, expand_runs(experiment), source)
-        made_of = check_inputs([*tables, *results, *candidates, *noise]) | {page: fingerprint(page) for page in pages}
+        tables_made = [page for page in pages if page.parent == seal.parent and page.name in TABLES]
+        made_of = {page: fingerprint(page) for page in pages}
+        made_of |= check_inputs([*tables, *results, *candidates, *noise, *tables_made])
         points = snakemake.params.points
         summary = as_written(summarize(tables, points, results, candidates, snakemake.threads, noise), points)
         write_table(one_row_a_horizon(summary), summary_file)

@@ -16,6 +16,7 @@ from horizons.numbers import Number
 from horizons.store.files import fingerprint, write_text
 
 SEAL = "summary.json"  # the record beside the summary of an experiment
+TABLES = ("summary.csv", "comparison.csv", "groups.csv")  # of an experiment
 # Endings of what need not be there any more when a table is made.
 CAN_BE_MOVED_AWAY = ("json.gz", "safetensors", "metadata.json", "validation.json")
 
@@ -75,12 +76,19 @@ def read_record(path: Path, stage: str) -> Record:
 
 
 def stage_of(path: Path) -> str:
-    """The stage whose record speaks of a file of a run: `noise` of what it made, `divergence` of all else."""
+    """The stage whose record speaks of a file.
+
+    Of a table of an experiment its own; of a file of a run `noise` if that made it, else `divergence`.
+    """
+    if path.name in TABLES:
+        return path.stem
     return "noise" if path.name.partition(".")[2].startswith("noise.") else "divergence"
 
 
-def record_of_run(path: Path) -> Path:
-    """The record beside a file of a run that speaks of it: `00000.divergence.json`."""
+def record_of(path: Path) -> Path:
+    """The record beside a file that speaks of it: `00000.divergence.json`, `comparison.json`."""
+    if path.name in TABLES:
+        return path.with_suffix(".json")
     return path.with_name(f"{path.name.partition('.')[0]}.{stage_of(path)}.json")
 
 
@@ -89,21 +97,21 @@ def own_numbers(table: Path) -> list[Number]:
 
     None where there is no such record. Raises NoRecord for one that is damaged.
     """
-    record = record_of_run(table)
+    record = record_of(table)
     if not record.exists():
         return []
     return [Number.from_description(described) for described in read_record(record, stage_of(table)).numbers]
 
 
 def check_inputs(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
-    """Check that tables, candidates, results and noise of runs are those that their stages wrote and read.
+    """Check that tables, candidates, results and noise are those that their stages wrote and read.
 
     Gives the fingerprint of each. Raises UserError for the first that is not, or that no record speaks of.
     """
     records: dict[Path, Record] = {}
     found = {}
     for path in paths:
-        where = record_of_run(path)
+        where = record_of(path)
         if where not in records:
             records[where] = read_record(where, stage_of(path))
         made = path.name in records[where].made
