@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from workflows import run_snakemake, write_experiment
 
 FOUND = "results/small/summary.csv"
+TABLES = [f"results/small/{run}.divergence.csv" for run in ("00000", "00001")]
 # What KL(final || prediction) is: the table says it, too.
 OWN = """
 import math
@@ -27,14 +29,15 @@ def times(folder, suffix):
 
 @pytest.fixture
 def with_number(repository):
-    """The small experiment with a number of its own, not run yet."""
+    """A number of the user's own in a copy of the repository, which no experiment has yet."""
     (repository / "numbers/own.py").write_text(OWN)
-    write_experiment(repository, "small", divergence={"numbers": ["own"]})
     return repository
 
 
-def test_a_number_is_everywhere_and_its_code_redoes_the_divergence_alone(with_number):
-    folder = with_number
+def test_a_number_is_everywhere_and_its_code_redoes_the_divergence_alone(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "repository")
+    (folder / "numbers/own.py").write_text(OWN)
+    write_experiment(folder, "small", divergence={"numbers": ["own"]})
     results = folder / "results/small"
     run = run_snakemake(folder, FOUND)
     assert run.returncode == 0, run.stderr
@@ -52,7 +55,7 @@ def test_a_number_is_everywhere_and_its_code_redoes_the_divergence_alone(with_nu
     generated, measured = times(folder, ".json.gz"), times(folder, ".divergence.csv")
     triples = {name: time for name, time in generated.items() if "candidates" not in name}
     (folder / "numbers/own.py").write_text(OWN.replace(".sum(-1)", ".sum(-1) * 2"))
-    run = run_snakemake(folder, FOUND)
+    run = run_snakemake(folder, *TABLES)
     assert run.returncode == 0, run.stderr
     assert {name: times(folder, ".json.gz")[name] for name in triples} == triples
     assert times(folder, ".divergence.csv").keys() == measured.keys()
@@ -61,7 +64,7 @@ def test_a_number_is_everywhere_and_its_code_redoes_the_divergence_alone(with_nu
     assert again["own"].tolist() == pytest.approx((2 * table["own"]).tolist(), rel=1e-6)
 
     write_experiment(folder, "small")  # without it: the tables are made anew, and nothing is generated
-    run = run_snakemake(folder, FOUND)
+    run = run_snakemake(folder, *TABLES)
     assert run.returncode == 0, run.stderr
     assert {name: times(folder, ".json.gz")[name] for name in triples} == triples
     assert "own" not in pd.read_csv(results / "00000.divergence.csv")
@@ -70,17 +73,17 @@ def test_a_number_is_everywhere_and_its_code_redoes_the_divergence_alone(with_nu
 def test_statistics_hold_it_and_code_that_changed_since_is_refused(with_number):
     folder = with_number
     write_experiment(folder, "small", divergence={"numbers": ["own"]}, capture={"mode": "statistics"})
-    run = run_snakemake(folder, FOUND)
+    run = run_snakemake(folder, TABLES[0])
     assert run.returncode == 0, run.stderr
     table = pd.read_csv(folder / "results/small/00000.divergence.csv")
     assert (table["own"] - table["kl_reverse"]).abs().max() < 1e-5
     (folder / "numbers/own.py").write_text(OWN + "# a remark\n")
-    run = run_snakemake(folder, FOUND)
+    run = run_snakemake(folder, TABLES[0])
     assert run.returncode != 0
     log = (folder / "logs/divergence/small/00000.log").read_text().strip().splitlines()[-1]
     assert "was generated with an earlier content of that file for own, and capture.mode statistics" in log
     (folder / "numbers/own.py").write_text(OWN)
-    run = run_snakemake(folder, FOUND)
+    run = run_snakemake(folder, TABLES[0])
     assert run.returncode == 0, run.stderr
 
 
@@ -88,7 +91,7 @@ def test_top_k_leaves_out_what_gives_no_bound_and_says_so(with_number):
     folder = with_number
     names = ["own", "renyi"]
     write_experiment(folder, "small", divergence={"numbers": names}, capture={"mode": "top_k", "k": 8})
-    run = run_snakemake(folder, FOUND)
+    run = run_snakemake(folder, "results/small/plots/own_numbers.png")
     assert run.returncode == 0, run.stderr
     table = pd.read_csv(folder / "results/small/00000.divergence.csv")
     assert "renyi_lower_bound" in table
