@@ -13,8 +13,9 @@ from horizons import __version__
 from horizons.errors import UserError
 from horizons.guide import export_pt, load_entries
 from horizons.keep import keep_of
-from horizons.store.layout import safetensors_header
+from horizons.store.layout import Field, Layout, safetensors_header
 from horizons.store.reader import open_triple
+from horizons.store.rows import MAX_ROWS, RowFile
 from horizons.store.writer import TripleWriter, WrittenSample
 from triples import left_to_right, logits_checksum, random_samples, write_sample, write_triple
 
@@ -426,3 +427,20 @@ def test_a_pt_file_that_cant_be_written_is_one_line_and_leaves_nothing(tmp_path)
     with pytest.raises(UserError, match=r"nowhere/x\.pt: can't be written: "):
         export_pt(results_file, tmp_path / "nowhere" / "x.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_ROWS - 1, MAX_ROWS, MAX_ROWS + 1, 2 * MAX_ROWS])
+def test_however_many_rows_a_sample_has_each_field_has_all_of_them_in_order(tmp_path, count):
+    wide, narrow = torch.randn(count + 1, 3), torch.arange(count + 1, dtype=torch.int32)
+    content = [memoryview(one.numpy().tobytes() + two.numpy().tobytes()) for one, two in zip(wide, narrow, strict=True)]
+    layout = Layout([Field("wide", "float32", (3,)), Field("narrow", "int32", ())])
+    with RowFile(tmp_path / "00000.safetensors", layout, [count, 1]) as rows:
+        rows.begin([0, 1])
+        rows.append(0, content[:count])
+        rows.append(1, content[count:])
+        assert rows.end(0).num_entries == count
+        assert rows.end(1).num_entries == 1
+        written, _ = rows.finish()
+        found = load_file(written)
+    assert torch.equal(found["wide"], wide)
+    assert torch.equal(found["narrow"], narrow)

@@ -138,6 +138,8 @@ class RowFile:
 
     def _write(self, sample: int, part: _Part) -> None:
         rows, part.waiting = part.waiting, []
+        if not rows:
+            return
         if part.written + len(rows) > self.room[sample]:
             raise ValueError(f"{self.path}: sample {sample} has more than {self.room[sample]} entries")
         for field, buffers in self._by_field(rows):
