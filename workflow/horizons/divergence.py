@@ -199,8 +199,8 @@ def table_of(
             "top1_token_id": sample.measured.token_ids[:, 0].astype(np.int64),
         }
         for number in keep.numbers:
-            whole_or_not = np.int64 if number.whole else np.float64
-            part[number.column(keep.bounded)] = sample.measured.numbers[number.name].astype(whole_or_not)
+            dtype = np.int64 if number.whole else np.float64
+            part[number.column(keep.bounded)] = sample.measured.numbers[number.name].astype(dtype)
         part |= {name: [values[sample.sample_idx]] * len(sample.entries.horizons) for name, values in fields.items()}
         parts.append(part)
     # One frame of all samples, for to make one costs ten times what its arrays do.

@@ -279,8 +279,9 @@ def require_workplace() -> None:
             f"{Path.cwd()}: can't be written to, and Snakemake keeps its notes there; make a folder of links to it and "
             "run it there, as docs/reliability.md says"
         )
-    for variable in TEMPORARY_FOLDERS:  # tempfile would quietly take another folder, Snakemake's solver would not
-        folder = os.environ.get(variable) or tempfile.gettempdir()
+    # tempfile would quietly take another folder than these, Snakemake's solver would not.
+    named = {os.environ.get(name) or tempfile.gettempdir(): name for name in reversed(TEMPORARY_FOLDERS)}
+    for folder, variable in named.items():
         try:
             with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
                 file.write(bytes(TEMPORARY_BYTES))

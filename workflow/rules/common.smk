@@ -138,9 +138,7 @@ def validation_for_noise(wildcards) -> str:
     """The validation report of a run whose noise is measured; a table of noise that is not whole is made anew."""
     if experiment_of(wildcards.experiment).noise is None:
         raise SystemExit(f"config/{wildcards.experiment}.yaml: has no section noise, so none is measured")
-    table = Path(f"results/{wildcards.experiment}/{wildcards.run}.noise.csv")
-    if looks_at_results() and table.exists() and (found := change_since(record_of(table), "noise")):
-        make_anew(table, found)
+    make_anew_unless_whole(Path(f"results/{wildcards.experiment}/{wildcards.run}.noise.csv"))
     return expand(pattern_of(rules.validate.output.report), **wildcards)[0]
 
 
@@ -164,9 +162,7 @@ def change_of_table(table: Path, experiment: Experiment) -> str | None:
 
 def whole_tables_of(wildcards, made: str) -> list[str]:
     """The tables of all runs, for a table of an experiment that is made of them; one that is not whole is made anew."""
-    table = Path("results", wildcards.experiment, made)
-    if looks_at_results() and table.exists() and (found := change_since(record_of(table), stage_of(table), read=True)):
-        make_anew(table, found)
+    make_anew_unless_whole(Path("results", wildcards.experiment, made), read=True)
     return of_all_runs(rules.divergence.output.table, wildcards.experiment)
 
 
@@ -190,6 +186,12 @@ def make_anew(path: Path, reason: str) -> None:
     """Have Snakemake make a file anew, as one named after --forcerun; `onstart` says why."""
     NOT_WHOLE[str(path)] = reason
     workflow.dag.forcefiles.add(str(path))
+
+
+def make_anew_unless_whole(table: Path, read: bool = False) -> None:
+    """Have a table made anew that is not as its record says; with `read` its content is looked at, too."""
+    if looks_at_results() and table.exists() and (found := change_since(record_of(table), stage_of(table), read)):
+        make_anew(table, found)
 
 
 def results_of(wildcards) -> list[str]:

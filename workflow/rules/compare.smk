@@ -1,8 +1,8 @@
 """Compare every swept point of an experiment with the first, on the prompts that they share.
 
 Input: the tables and results of all its runs, the records that say which those are, and the style file. Output:
-`comparison.csv`, its main part as a figure, and the record of what the table was made of. An experiment has them where its points share prompts, which those of
-other tasks do not.
+`comparison.csv`, its main part as a figure, and the record of what the table was made of. An experiment has them where
+its points share prompts, which those of other tasks do not.
 """
 
 

@@ -1,8 +1,8 @@
 """Compare every prediction with the final prediction of its position.
 
-Input: a triple as it was found sound, the tokenizer of its model, and the files of a user's own numbers. Output: a table with one row an entry, the five
-most probable tokens of each with their texts, and the record of what both were made of. All come of one pass over the
-logits.
+Input: a triple as it was found sound, the tokenizer of its model, and the files of a user's own numbers. Output: a table
+with one row an entry, the five most probable tokens of each with their texts, and the record of what both were made of.
+All come of one pass over the logits.
 """
 
 
